@@ -1,0 +1,142 @@
+"""The site's Flower ``ClientApp``: decode, let the site work, let out what may leave."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from threading import Lock
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from asterion_client.egress import LOG as SITE_LOG
+from asterion_client.egress import code_of, describe, guarded, hashed, refusal, reply
+from asterion_client.settings import read_site_settings
+from asterion_shared.errors import OrderRefusedError
+from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
+from asterion_shared.messages import Order, Report
+
+SITE_VARIABLE = "ASTERION_SITE"
+"""Environment variable with the path of ``site.toml``; the node setting ``site-toml`` wins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """Where orders to one site are answered.
+
+    Attributes:
+        name: the site's own name; an order for another name is refused.
+        answer: does the work; raises an error with a reason code to refuse.
+    """
+
+    name: str
+    answer: Callable[[Order], Report]
+
+
+@dataclass(slots=True)
+class _Memory:
+    """The last order of a node: older ones are stale, the same one gets the same bytes again."""
+
+    flower_run: int = 0
+    round: int = -1
+    digest: str = ""
+    content: RecordDict | None = None
+
+
+def client_app_of(desk_of: Callable[[Context], Desk]) -> ClientApp:
+    """A ``ClientApp`` that answers count, train and evaluate orders.
+
+    It never raises: whatever goes wrong leaves as a reason code.
+
+    Args:
+        desk_of: finds the site of a node; called once for each order.
+    """
+    app = ClientApp()
+    memories: dict[int, _Memory] = {}
+    lock = Lock()
+
+    def handle(message: Message, context: Context) -> Message:
+        with lock:
+            memory = memories.setdefault(context.node_id, _Memory())
+            return Message(_content(message, context, desk_of, memory), reply_to=message)
+
+    app.query()(handle)
+    app.train()(handle)
+    app.evaluate()(handle)
+    return app
+
+
+def _content(
+    message: Message, context: Context, desk_of: Callable[[Context], Desk], memory: _Memory
+) -> RecordDict:
+    try:
+        addressed = decode_order(message.content)
+        desk = desk_of(context)
+        _check(addressed, desk, message, memory)
+    except Exception as error:  # the last guard: whatever it is, only a code may leave
+        code = code_of(error)
+        SITE_LOG.warning("an order was refused: %s", describe(error, code))
+        return reply(refusal(code))
+    order, digest = addressed.order, _digest(addressed)
+    about = f"{order.run} {order.round}"
+    if memory.content is not None and memory.digest == digest:
+        SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
+        return memory.content
+    answer = guarded(lambda: desk.answer(order), about=about)
+    content = reply(answer, order)
+    if isinstance(answer, Report):
+        memory.digest, memory.content = digest, content
+        SITE_LOG.info("order %s: %s answered", hashed(about), order.phase)
+    return content
+
+
+def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Memory) -> None:
+    order, metadata = addressed.order, message.metadata
+    if addressed.site != desk.name:
+        msg = f"the order is for site {addressed.site!r}, this is {desk.name!r}; enrol it so"
+        raise OrderRefusedError(msg, code="settings_invalid")
+    if metadata.message_type != MESSAGE_TYPES[order.phase]:
+        msg = f"a {metadata.message_type} message carries the phase {order.phase!r}"
+        raise OrderRefusedError(msg, code="plan_invalid")
+    # A new submission of a run may lawfully begin again, so rounds are compared within one.
+    if metadata.run_id != memory.flower_run:
+        memory.flower_run, memory.round = metadata.run_id, order.round
+    if order.round < memory.round:
+        msg = f"round {order.round} came after round {memory.round}"
+        raise OrderRefusedError(msg, code="stale_order")
+    memory.round = order.round
+
+
+def _digest(addressed: AddressedOrder) -> str:
+    order = addressed.order
+    digest = hashlib.sha256(
+        repr(
+            (addressed.site, order.run, order.plan.sha256, order.round, order.phase,
+             order.layout_sha256, order.evaluate)
+        ).encode()
+    )  # fmt: skip
+    if order.weights is not None:
+        digest.update(order.weights.data)
+    return digest.hexdigest()
+
+
+def _desk_from_settings(context: Context) -> Desk:
+    path = context.node_config.get("site-toml") or os.environ.get(SITE_VARIABLE)
+    if not path:
+        msg = f"no site.toml is named; set {SITE_VARIABLE} to its path"
+        raise OrderRefusedError(msg, code="settings_invalid")
+    return desk_of_file(str(path))
+
+
+@cache
+def desk_of_file(path: str) -> Desk:
+    """The desk of a ``site.toml``; the same one, with its data and model warm, for each order."""
+    from asterion_client.site_worker import SiteWorker
+
+    settings = read_site_settings(Path(path))
+    return Desk(settings.name, SiteWorker(settings, Path(path).resolve().parent).answer)
+
+
+app = client_app_of(_desk_from_settings)

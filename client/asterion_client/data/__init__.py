@@ -1,0 +1,1 @@
+"""A site's data: any of the formats in, the same cases out."""

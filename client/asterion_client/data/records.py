@@ -1,0 +1,186 @@
+"""Which examples a site has: from a manifest CSV, or from the folder's layout."""
+
+import csv
+from dataclasses import dataclass
+from pathlib import Path
+
+from asterion_client.data import dicom, npz, table
+from asterion_client.settings import SiteDataSettings
+from asterion_shared.errors import FileProblemError
+from asterion_shared.plan import TaskName
+
+SUFFIXES: dict[str, tuple[str, ...]] = {
+    "nifti": (".nii", ".nii.gz"),
+    "dicom": (".dcm",),
+    "fits": (".fits", ".fits.gz", ".fit", ".fits.fz"),
+    "npz": (".npz",),
+    "table": (".csv",),
+}
+SPLITS = ("", "train", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """One example that the site says it has.
+
+    Attributes:
+        path: the file (a folder for a DICOM series).
+        mask_path: the file of its mask, when that is another file.
+        label: the class as the site writes it; empty when there is none.
+        group: patient or field; examples of one group stay on one side of the split.
+        split: ``train``, ``test``, or empty when the site leaves it to us.
+        index: row of a table or of an npz, else None.
+        region: for a part of a field, (start, stop) on each axis; empty for the whole.
+    """
+
+    path: Path
+    mask_path: Path | None = None
+    label: str = ""
+    group: str
+    split: str = ""
+    index: int | None = None
+    region: tuple[tuple[int, int], ...] = ()
+
+
+def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> list[Record]:
+    """Every record of a site, sorted by path and row.
+
+    Args:
+        settings: the ``[data]`` section of ``site.toml``.
+        folder: the data folder, absolute or relative to the working directory.
+        task: decides what a label is.
+
+    Returns:
+        The records; empty when the folder holds none.
+
+    Raises:
+        FileProblemError: the folder, the manifest, a listed file or a column is missing, or a
+            split is neither train nor test.
+    """
+    if not folder.is_dir():
+        raise FileProblemError(folder, "no such folder", "correct data.folder in site.toml")
+    if settings.format == "table":
+        records = _table_records(settings, folder)
+    elif settings.format == "npz":
+        records = _npz_records(settings, folder)
+    elif settings.manifest is not None:
+        records = _manifest_records(folder / settings.manifest, folder, task)
+    else:
+        records = _layout_records(settings, folder, task)
+    return sorted(records, key=lambda r: (str(r.path), -1 if r.index is None else r.index))
+
+
+def bare_name(path: Path) -> str:
+    """The file's name without any of its suffixes' known endings: ``a.nii.gz`` gives ``a``."""
+    for suffix in sorted((s for group in SUFFIXES.values() for s in group), key=len, reverse=True):
+        if path.name.lower().endswith(suffix):
+            return path.name[: -len(suffix)]
+    return path.name
+
+
+def _manifest_records(manifest: Path, folder: Path, task: TaskName) -> list[Record]:
+    rows = _read_rows(manifest)
+    records = []
+    for number, row in enumerate(rows, start=2):
+        where = f"line {number} of {manifest.name}"
+        path = folder / (row.get("path") or "")
+        if not row.get("path") or not path.exists():
+            what = f"{where} names {row.get('path')!r}, which does not exist"
+            raise FileProblemError(manifest, what, "correct the path or remove the line")
+        split, label = (row.get("split") or "").strip(), (row.get("label") or "").strip()
+        if split not in SPLITS:
+            what = f"{where} has split {split!r}"
+            raise FileProblemError(manifest, what, "write train, test, or nothing")
+        is_mask = task == "segmentation" and label != ""
+        if is_mask and not (folder / label).exists():
+            what = f"{where} names the mask {label!r}, which does not exist"
+            raise FileProblemError(manifest, what, "correct the path or remove the line")
+        records.append(
+            Record(
+                path=path,
+                mask_path=folder / label if is_mask else None,
+                label="" if is_mask else label,
+                group=(row.get("group") or "").strip() or bare_name(path),
+                split=split,
+            )
+        )
+    return records
+
+
+def _read_rows(manifest: Path) -> list[dict[str, str | None]]:
+    try:
+        with manifest.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            if "path" not in (reader.fieldnames or ()):
+                raise FileProblemError(manifest, "has no column 'path'", "add it")
+            return list(reader)
+    except OSError as error:
+        what = error.strerror or "it cannot be read"
+        raise FileProblemError(manifest, what, "correct data.manifest in site.toml") from None
+    except UnicodeDecodeError:
+        raise FileProblemError(manifest, "is not text in UTF-8", "save it as UTF-8") from None
+
+
+def _layout_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> list[Record]:
+    if task == "segmentation":
+        images = folder / "images" if (folder / "images").is_dir() else folder
+        masks = {bare_name(p): p for p in _entries(folder / "labels", None)}
+        return [
+            Record(path=path, mask_path=masks.get(bare_name(path)), group=bare_name(path))
+            for path in _entries(images, settings.format)
+        ]
+    return [
+        Record(path=path, label=classes.name, group=bare_name(path))
+        for classes in sorted(p for p in folder.iterdir() if p.is_dir())
+        for path in _entries(classes, settings.format)
+    ]
+
+
+def _entries(folder: Path, format_: str | None) -> list[Path]:
+    """Files of a format (of any, with None), and for DICOM also the folders that hold some."""
+    if not folder.is_dir():
+        return []
+    suffixes = SUFFIXES[format_] if format_ else tuple(s for g in SUFFIXES.values() for s in g)
+    found = [p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(suffixes)]
+    if format_ in ("dicom", None):
+        found += [p for p in folder.iterdir() if p.is_dir() and dicom.slice_files(p)]
+    return sorted(found)
+
+
+def _table_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
+    paths = [folder / settings.manifest] if settings.manifest else _entries(folder, "table")
+    records = []
+    for path in paths:
+        for number, row in enumerate(table.read_rows(path)):
+            if settings.label_column not in row:
+                what = f"has no column {settings.label_column!r}"
+                raise FileProblemError(path, what, "correct data.label_column in site.toml")
+            group = row.get(settings.group_column or "", "") or f"{path.name}:{number}"
+            label = row[settings.label_column].strip()
+            split = row.get("split", "")
+            split = split if split in SPLITS else ""
+            records.append(Record(path=path, label=label, group=group, split=split, index=number))
+    return records
+
+
+def _npz_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
+    paths = [folder / settings.manifest] if settings.manifest else _entries(folder, "npz")
+    records = []
+    for path in paths:
+        try:
+            index = npz.read_index(path)
+        except FileProblemError:
+            # One record stands for the file; reading it fails and counts it as bad.
+            records.append(Record(path=path, group=path.name, index=0))
+            continue
+        for number in range(index.count):
+            records.append(
+                Record(
+                    path=path,
+                    label=index.labels[number] if index.labels else "",
+                    group=index.groups[number] if index.groups else f"{path.name}:{number}",
+                    split=index.splits[number] if index.splits else "",
+                    index=number,
+                )
+            )
+    return records

@@ -1,0 +1,279 @@
+"""A site's data set, as training sees it: found, split, frozen, read, counted."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from asterion_client.data import table
+from asterion_client.data.dicom import read_dicom, read_dicom_mask
+from asterion_client.data.fits import fits_shape, read_fits
+from asterion_client.data.manifest import Frozen, freeze
+from asterion_client.data.nifti import read_nifti, read_nifti_mask
+from asterion_client.data.npz import read_npz
+from asterion_client.data.raw_image import RawImage, UnreadableFileError
+from asterion_client.data.records import Record, find_records
+from asterion_client.data.splits import split_field, split_records
+from asterion_client.data.transforms import prepare
+from asterion_client.settings import SiteDataSettings, SiteSettings
+from asterion_shared.cases import Case, CaseList, SiteData
+from asterion_shared.errors import DataProblemError
+from asterion_shared.plan import DataContract, Plan
+from asterion_shared.table_columns import scale_of, to_columns
+
+
+def load_site_data(
+    settings: SiteSettings, folder: Path, plan: Plan, *, run: str | None = None
+) -> SiteData:
+    """Read a site's data set for a plan.
+
+    Args:
+        settings: the site's settings.
+        folder: where ``site.toml`` lies.
+        plan: says what the data are turned into.
+        run: identity of the run whose data set is frozen on disk; None freezes nothing.
+
+    Returns:
+        Train and test cases. Every file was read once, so that the unreadable ones are known;
+        cases that fit into ``data.memory_bytes`` are kept. For anomaly only normals are trained.
+
+    Raises:
+        DataProblemError: with code ``no_data``, ``too_many_bad_files``, ``data_withdrawn``,
+            ``label_outside_classes`` or ``mask_shape_mismatch``.
+        FileProblemError: the folder or the manifest is missing or wrong.
+        MissingExtraError: the reader's package is not installed.
+        DiskProblemError: the frozen manifest cannot be stored.
+    """
+    frozen = freeze(split_for(settings, folder, plan), manifest_path(settings, folder, run))
+    labels = [class_of(r, settings.data, plan) for r in frozen.records]
+    cases, bad = _read_all(frozen, labels, settings, plan)
+    share = len(bad) / max(len(frozen.records), 1)
+    if share > settings.data.max_bad_fraction:
+        msg = (
+            f"{len(bad)} of {len(frozen.records)} files cannot be used, the first because "
+            f"{next(iter(bad.values()))}; mend them or raise data.max_bad_fraction"
+        )
+        raise DataProblemError(msg, code="too_many_bad_files")
+    good = [i for i, case_id in enumerate(frozen.ids) if case_id not in bad]
+    normals_only = plan.task == "anomaly"
+    train = [
+        i
+        for i in good
+        if frozen.records[i].split == "train" and (labels[i] == 0 or not normals_only)
+    ]
+    test = [i for i in good if frozen.records[i].split == "test"]
+    if not train and plan.kind == "train":
+        msg = f"site {settings.name} has no readable example to train on"
+        raise DataProblemError(msg, code="no_data")
+    return SiteData(
+        site=settings.name,
+        train=_part(cases, train),
+        test=_part(cases, test),
+        num_bad_files=len(bad),
+        manifest_sha256=frozen.sha256,
+        bad_files=bad,
+    )
+
+
+def check_frozen(settings: SiteSettings, folder: Path, plan: Plan, run: str) -> None:
+    """Look whether every record of a run's frozen data set is still there, unchanged.
+
+    Raises:
+        DataProblemError: ``data_withdrawn``.
+    """
+    freeze(split_for(settings, folder, plan), manifest_path(settings, folder, run))
+
+
+def manifest_path(settings: SiteSettings, folder: Path, run: str | None) -> Path | None:
+    """Where the frozen manifest of a run stands."""
+    if run is None:
+        return None
+    return folder / settings.state_folder / "runs" / run / "manifest.json"
+
+
+def split_for(settings: SiteSettings, folder: Path, plan: Plan) -> list[Record]:
+    """The site's records, each for training or test; one field of the sky becomes two regions.
+
+    Raises:
+        DataProblemError: ``no_data``: there is no record, or the field is too short to cut.
+    """
+    data, place = settings.data, folder / settings.data.folder
+    records = find_records(data, place, settings.task)
+    if not records:
+        msg = f"{place} holds no {data.format} data; correct data.folder in site.toml"
+        raise DataProblemError(msg, code="no_data")
+    lone_field = data.format == "fits" and len(records) == 1 and not records[0].split
+    if lone_field and settings.task == "segmentation" and data.test_fraction > 0:
+        try:
+            shape = fits_shape(records[0].path, data, plan.data.dimensions)
+        except UnreadableFileError:
+            return [Record(path=records[0].path, group=records[0].group, split="train")]
+        return list(split_field(records[0], shape, plan.data.patch_size, data.test_fraction))
+    return split_records(records, data.test_fraction, plan.seed)
+
+
+def class_of(record: Record, settings: SiteDataSettings, plan: Plan) -> int:
+    """Class number of a record's label; -1 for segmentation.
+
+    Raises:
+        DataProblemError: ``label_outside_classes``.
+    """
+    if plan.task == "segmentation":
+        return -1
+    name = settings.labels.get(record.label, record.label)
+    if name in plan.data.classes:
+        return plan.data.classes.index(name)
+    if not settings.labels and name.isdecimal() and int(name) < len(plan.data.classes):
+        return int(name)
+    msg = (
+        f"{record.path.name}: label {record.label!r} is none of the plan's classes "
+        f"{plan.data.classes}; map it in data.labels of site.toml"
+    )
+    raise DataProblemError(msg, code="label_outside_classes")
+
+
+def read_case(
+    record: Record, case_id: str, label: int, settings: SiteDataSettings, plan: Plan
+) -> Case:
+    """Read one image as a case.
+
+    Raises:
+        UnreadableFileError: the file cannot be used.
+        DataProblemError: ``mask_shape_mismatch`` or ``label_outside_classes``.
+    """
+    raw = read_raw(record, settings, plan.data)
+    name = record.path.name
+    if plan.task == "segmentation" and raw.mask is None:
+        msg = f"{name} has no mask"
+        raise UnreadableFileError(msg)
+    mask = None if raw.mask is None else _class_mask(raw, raw.mask, name, settings, plan)
+    image, working = prepare(raw, mask, plan.data)
+    resampled = mask is not None and working is not None and working.shape != mask.shape
+    return Case(
+        id=case_id,
+        image=image,
+        label=label,
+        mask=working,
+        native_mask=mask if resampled else None,
+        native_shape=raw.image.shape[1:],
+        native_spacing=raw.spacing,
+    )
+
+
+def read_raw(record: Record, settings: SiteDataSettings, contract: DataContract) -> RawImage:
+    """Read a record's file by the site's format.
+
+    Raises:
+        UnreadableFileError: it cannot be used.
+    """
+    dimensions = contract.dimensions
+    try:
+        match settings.format:
+            case "nifti":
+                return read_nifti(record.path, record.mask_path, dimensions)
+            case "fits":
+                region = tuple(slice(start, stop) for start, stop in record.region)
+                return read_fits(record.path, settings, dimensions, region)
+            case "npz":
+                return read_npz(record.path, record.index or 0, dimensions)
+            case "dicom":
+                raw = read_dicom(record.path, dimensions)
+                if record.mask_path is None:
+                    return raw
+                return _with_mask(raw, record.mask_path)
+            case "table":
+                msg = "a table has no images"
+                raise UnreadableFileError(msg)
+    except OSError as error:
+        msg = f"{record.path.name}: {error.strerror or type(error).__name__}"
+        raise UnreadableFileError(msg) from None
+
+
+def _with_mask(raw: RawImage, path: Path) -> RawImage:
+    shape = raw.image.shape[1:]
+    if path.is_dir() or path.suffix.lower() == ".dcm":
+        mask = read_dicom_mask(path, shape)
+    else:
+        mask = read_nifti_mask(path)
+    return RawImage(image=raw.image, spacing=raw.spacing, unit=raw.unit, mask=mask)
+
+
+def _class_mask(
+    raw: RawImage,
+    stored: npt.NDArray[np.int64],
+    name: str,
+    settings: SiteDataSettings,
+    plan: Plan,
+) -> npt.NDArray[np.int16]:
+    """Stored mask values as class numbers."""
+    shape = raw.image.shape[1:]
+    if stored.shape != shape:
+        msg = f"{name}: its mask has shape {stored.shape} and the image {shape}; make them equal"
+        raise DataProblemError(msg, code="mask_shape_mismatch")
+    if plan.task == "anomaly" or (settings.format == "fits" and not settings.labels):
+        return (stored > 0).astype(np.int16)
+    classes = plan.data.classes
+    mask = np.zeros(shape, np.int16)
+    for value in np.unique(stored):
+        wanted = settings.labels.get(str(value))
+        if wanted is None and not settings.labels and 0 <= value < len(classes):
+            mask[stored == value] = value
+        elif wanted in classes:
+            mask[stored == value] = classes.index(wanted)
+        elif value != 0:
+            msg = (
+                f"the mask of {name} holds {value}, which is none of the plan's classes {classes}; "
+                "map it in data.labels of site.toml"
+            )
+            raise DataProblemError(msg, code="label_outside_classes")
+    return mask
+
+
+def _read_all(
+    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan
+) -> tuple[CaseList, dict[str, str]]:
+    """Every case, and the ids of those that cannot be read with the reason."""
+    if settings.data.format == "table":
+        return _read_table(frozen, labels, settings, plan)
+    readers: list[Callable[[], Case]] = [
+        partial(read_case, record, case_id, label, settings.data, plan)
+        for record, case_id, label in zip(frozen.records, frozen.ids, labels, strict=True)
+    ]
+    cases = CaseList(readers, memory_bytes=settings.data.memory_bytes)
+    bad: dict[str, str] = {}
+    for index, case_id in enumerate(frozen.ids):
+        try:
+            cases[index]
+        except UnreadableFileError as error:
+            bad[case_id] = str(error)
+    return cases, bad
+
+
+def _read_table(
+    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan
+) -> tuple[CaseList, dict[str, str]]:
+    rows = np.full((len(frozen.records), len(plan.data.features)), np.nan)
+    bad: dict[str, str] = {}
+    for number, record in enumerate(frozen.records):
+        try:
+            rows[number] = table.feature_values(
+                record.path, record.index or 0, plan.data, settings.data
+            )
+        except UnreadableFileError as error:
+            bad[frozen.ids[number]] = str(error)
+    training = [
+        i for i, r in enumerate(frozen.records) if r.split == "train" and frozen.ids[i] not in bad
+    ]
+    columns = to_columns(rows, plan.data, scale_of(rows[training]))
+    cases = [
+        Case(id=case_id, image=values, label=label)
+        for case_id, values, label in zip(frozen.ids, columns, labels, strict=True)
+    ]
+    return CaseList.of(cases), bad
+
+
+def _part(cases: CaseList, indices: Sequence[int]) -> CaseList:
+    """Some of the cases; what they keep in memory is kept once, by ``cases``."""
+    return CaseList([partial(cases.__getitem__, index) for index in indices], memory_bytes=0)

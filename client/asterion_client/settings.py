@@ -1,0 +1,109 @@
+"""``site.toml``: what a site is. Frozen, validated; the coordinator can change none of it."""
+
+from pathlib import Path
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from asterion_shared.plan import Label, Name, TaskName
+from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class SiteDataSettings(Settings):
+    """Where the site's data lie and how they are read."""
+
+    format: Literal["nifti", "dicom", "fits", "npz", "table"]
+    folder: str = "."
+    """Folder of the data, relative to ``site.toml``."""
+
+    manifest: str | None = None
+    """A CSV, relative to ``folder``, with columns path, label, group, split. Absent: images in
+    ``images/`` with masks of the same name in ``labels/``, or one folder a class."""
+
+    labels: dict[Label, Label] = Field(default_factory=dict)
+    """The site's own label names or numbers to the plan's class names: ``"2" = "posterior"``."""
+
+    columns: dict[Label, Label] = Field(default_factory=dict)
+    """The site's own column or channel names to the plan's."""
+
+    label_column: Label = "label"
+    """Tables: the column that holds the class."""
+
+    group_column: Label | None = None
+    """Tables: the column that holds the patient."""
+
+    image_hdu: Label = "SCI"
+    """FITS: name of the image extension; the first image is used when there is none."""
+
+    mask_hdu: Label = "SEG"
+    """FITS: name of the mask extension; any value above 0 is class 1 unless ``labels`` says."""
+
+    weight_hdu: Label | None = None
+    """FITS: name of a weight or data-quality plane; pixels it marks bad are excluded (set NaN)."""
+
+    test_fraction: Fraction = 0.25
+    """Share of patients (or, for a single field, of the sky) held out when no split is given."""
+
+    max_bad_fraction: Fraction = 0.1
+    """Share of files that may be unreadable before the site refuses the order."""
+
+    memory_bytes: Annotated[int, Field(ge=0)] = 4 * 2**30
+    """Memory for cases that have been read; others are read again."""
+
+
+class ConnectionSettings(Settings):
+    """How the coordinator is reached. Outbound only."""
+
+    address: str
+    """``host:port`` of the coordinator."""
+
+    root_certificate: str
+    """PEM file of the authority behind its certificate, relative to ``site.toml``."""
+
+    private_key: str
+    """The site's own private key (mode 0600), relative to ``site.toml``; it never leaves."""
+
+
+class ComputeSettings(Settings):
+    """What the site computes with."""
+
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = "cpu"
+    threads: Annotated[int, Field(ge=1, le=1024)] = 1
+    """Threads of torch; part of what makes a run repeatable."""
+
+
+class SiteSettings(Settings):
+    """What a site is: its name, its data, how it connects and computes."""
+
+    name: Name
+    task: TaskName
+    """What the data are labelled for; orders for another task are refused."""
+
+    data: SiteDataSettings
+    connection: ConnectionSettings | None = None
+    """Absent in a simulation."""
+
+    compute: ComputeSettings = ComputeSettings()
+    state_folder: str = "state"
+    """Where the site keeps what must outlive a restart, relative to ``site.toml``."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda s: s.data.format != "table" or s.task == "classification",
+            lambda s: (
+                f"data.format is 'table' and task is {s.task!r}; tables are for classification"
+            ),
+        ),
+    )
+
+
+def read_site_settings(path: Path) -> SiteSettings:
+    """Read ``site.toml``; relative paths in it are meant from its own folder.
+
+    Raises:
+        FileProblemError: the file cannot be read or is not TOML.
+        SettingsError: lists every problem.
+    """
+    return validate(SiteSettings, read_toml(path), str(path))

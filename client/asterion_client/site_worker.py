@@ -1,0 +1,65 @@
+"""A site that answers orders: it keeps its data and its model warm between rounds."""
+
+from pathlib import Path
+
+import torch
+
+from asterion_client.data.site_data import check_frozen, load_site_data
+from asterion_client.local_round import Workspace, count_examples, make_workspace, work
+from asterion_client.settings import SiteSettings
+from asterion_shared.cases import SiteData
+from asterion_shared.errors import OrderRefusedError
+from asterion_shared.messages import Order, Report
+from asterion_shared.plan import Plan
+
+
+class SiteWorker:
+    """Answers the orders of one site; one run is warm at a time.
+
+    Args:
+        settings: the site's settings.
+        folder: where ``site.toml`` lies; relative paths in it are meant from here.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: Path) -> None:
+        self.settings, self.folder = settings, folder
+        self._warm: tuple[str, str] | None = None
+        self._data: SiteData | None = None
+        self._workspace: Workspace | None = None
+
+    def answer(self, order: Order) -> Report:
+        """Carry out an order.
+
+        Raises:
+            OrderRefusedError: the order is for another task, or cannot be met; has a code.
+            DataProblemError: the site's data break the plan's contract; has a code.
+            DiskProblemError: the state folder cannot be written.
+        """
+        if order.plan.task != self.settings.task:
+            msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
+            raise OrderRefusedError(msg, code="wrong_task")
+        torch.set_num_threads(self.settings.compute.threads)
+        data = self.data(order.run, order.plan)
+        if order.phase == "count":
+            return count_examples(data)
+        return work(order, data, self.workspace(order.plan), self.run_folder(order.run))
+
+    def data(self, run: str, plan: Plan) -> SiteData:
+        """The site's cases for a run, read at its first order and checked at each later one."""
+        if self._data is None or self._warm != (run, plan.sha256):
+            self._data, self._workspace = None, None
+            self._data = load_site_data(self.settings, self.folder, plan, run=run)
+            self._warm = (run, plan.sha256)
+        else:
+            check_frozen(self.settings, self.folder, plan, run)
+        return self._data
+
+    def workspace(self, plan: Plan) -> Workspace:
+        """The model object of the warm run."""
+        if self._workspace is None:
+            self._workspace = make_workspace(plan, self.settings.compute.device)
+        return self._workspace
+
+    def run_folder(self, run: str) -> Path:
+        """Where the site keeps what belongs to a run."""
+        return self.folder / self.settings.state_folder / "runs" / run

@@ -1,0 +1,100 @@
+"""The centre's half of a round: updates in, next global weights out.
+
+Either our own streaming fold, or a stock Flower strategy that the plan names.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from asterion_server.flower_strategy import FlowerStep
+from asterion_server.fold import Fold
+from asterion_shared.algorithms import algorithm_of
+from asterion_shared.parameters import Vector
+from asterion_shared.plan import Plan
+
+
+class CentralStep(Protocol):
+    """Takes one round's updates, in any order, and makes the next global weights."""
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        """Start a round: ``sites`` in order of name, updates of shape ``(size,)``."""
+        ...
+
+    def add(self, site: str, update: Vector, weight: float) -> None:
+        """Take one site's update, with its weight > 0."""
+        ...
+
+    def leave_out(self, site: str) -> None:
+        """Go on without a site."""
+        ...
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        """The next global weights, shape ``(size,)``."""
+        ...
+
+    def state(self) -> Mapping[str, Vector]:
+        """What the next round needs beside the weights."""
+        ...
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        """Take up the state of a checkpoint."""
+        ...
+
+
+def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
+    """The step that the plan names."""
+    if plan.algorithm.flower_strategy is not None:
+        return _StrategyStep(plan)
+    return _FoldStep(plan, spill_folder)
+
+
+class _FoldStep:
+    def __init__(self, plan: Plan, spill_folder: Path) -> None:
+        self._algorithm, self._folder = algorithm_of(plan.algorithm), spill_folder
+        self._fold = Fold((), 0, spill_folder)
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        self._fold = Fold(sites, size, self._folder)
+
+    def add(self, site: str, update: Vector, weight: float) -> None:
+        self._fold.add(site, update, weight)
+
+    def leave_out(self, site: str) -> None:
+        self._fold.leave_out(site)
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        return self._algorithm.central_step(weights, self._fold.mean())
+
+    def state(self) -> Mapping[str, Vector]:
+        return {}
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        """Nothing: the step has no state."""
+
+
+class _StrategyStep:
+    """Gathers all updates, because a stock strategy wants them together."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._step = FlowerStep(plan)
+        self._updates: dict[str, tuple[Vector, float]] = {}
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        self._updates = {}
+
+    def add(self, site: str, update: Vector, weight: float) -> None:
+        self._updates[site] = (update, weight)
+
+    def leave_out(self, site: str) -> None:
+        """Nothing: the site is simply not among the updates."""
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        reports = [(site, update, w) for site, (update, w) in sorted(self._updates.items())]
+        return self._step.step(round_, weights, reports)
+
+    def state(self) -> Mapping[str, Vector]:
+        return self._step.state()
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        self._step.restore(dict(state))

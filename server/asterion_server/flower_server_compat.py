@@ -1,0 +1,167 @@
+"""Every non-public flwr name the coordinator uses. Tests fail when one of them changes.
+
+flwr moves fast: at least five of its last fourteen minor releases broke deployments. So these
+names appear nowhere else, and ``tests/flower/test_contract.py`` holds their signatures.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import httpx
+from flwr.app import Message
+from flwr.cli.build import build_fab_from_files
+from flwr.common.constant import ErrorCode
+from flwr.common.serde import fab_to_proto, user_config_to_proto
+from flwr.proto.control_pb2 import (
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+)
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+__all__ = [
+    "MESSAGE_LOST",
+    "NODE_UNAVAILABLE",
+    "SITE_CRASHED",
+    "Control",
+    "FlowerNode",
+    "FlowerRun",
+    "NodeInfo",
+    "Run",
+    "build_fab",
+    "ensure_task_identity",
+    "public_key_to_bytes",
+    "set_message_id",
+]
+
+NODE_UNAVAILABLE = int(ErrorCode.NODE_UNAVAILABLE)
+"""The site went away before it answered."""
+
+SITE_CRASHED = int(ErrorCode.CLIENT_APP_CRASHED)
+"""The site's process died while it worked."""
+
+MESSAGE_LOST = (int(ErrorCode.MESSAGE_UNAVAILABLE), int(ErrorCode.REPLY_MESSAGE_UNAVAILABLE))
+"""The order or its answer is past its time or was deleted."""
+
+
+def ensure_task_identity() -> None:
+    """Make it possible to build messages outside a Flower task, as in a simulation or a test."""
+    if TaskIdentity._run_id is None:
+        TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 1, 1
+
+
+def set_message_id(message: Message) -> str:
+    """Give a message its id, as a grid does before sending; return it."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    return message.metadata.message_id
+
+
+def build_fab(files: Mapping[str, bytes]) -> bytes:
+    """A Flower bundle from its files.
+
+    Raises:
+        ValueError: flwr does not accept the bundle.
+    """
+    return build_fab_from_files(dict(files))[0]
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerNode:
+    """A site as the SuperLink knows it."""
+
+    name: str
+    public_key: bytes
+    online: bool
+    last_activated: str
+
+
+@dataclass(frozen=True, slots=True)
+class FlowerRun:
+    """A submitted run: ``pending``, ``starting``, ``running`` or ``finished``, and how it ended."""
+
+    run_id: int
+    status: str
+    ending: str
+    name: str
+
+
+class Control:
+    """The SuperLink's control interface: enrol sites, start, watch and stop runs.
+
+    Args:
+        address: ``host:port``.
+        root_certificate: PEM file of the authority behind its certificate.
+    """
+
+    def __init__(self, address: str, root_certificate: Path) -> None:
+        self._client = ControlHttpClient.from_server_address(
+            server_address=address,
+            insecure=False,
+            root_certificates=root_certificate.read_bytes(),
+            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+        )
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._client.close()
+
+    def nodes(self) -> list[FlowerNode]:
+        """All enrolled sites."""
+        nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
+        return [
+            FlowerNode(n.name, n.public_key, n.status == "online", n.last_activated_at)
+            for n in nodes
+            if n.status != "unregistered"
+        ]
+
+    def enrol(self, name: str, public_key: bytes) -> None:
+        """Enrol a site under its name and public key."""
+        self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
+
+    def start(self, fab: bytes, sha256: str, config: Mapping[str, str]) -> int:
+        """Submit a run; return its number."""
+        request = StartRunRequest(
+            fab=fab_to_proto(Fab(sha256, fab, {})),
+            override_config=user_config_to_proto(dict(config)),
+        )
+        return int(self._client.StartRun(request).run_id)
+
+    def run(self, run_id: int) -> FlowerRun | None:
+        """A run by its number; None when the SuperLink does not know it."""
+        return next((run for run in self.runs() if run.run_id == run_id), None)
+
+    def runs(self) -> list[FlowerRun]:
+        """All runs that were submitted."""
+        return [
+            FlowerRun(
+                int(run.run_id),
+                run.status.status,
+                run.status.sub_status,
+                run.override_config["run"].string if "run" in run.override_config else "",
+            )
+            for run in self._client.ListRuns(ListRunsRequest()).run_dict.values()
+        ]
+
+    def stop(self, run_id: int) -> bool:
+        """End a run at once; False when it had ended already."""
+        try:
+            return bool(self._client.StopRun(StopRunRequest(run_id=run_id)).success)
+        except httpx.HTTPStatusError as error:
+            if error.response.status_code < httpx.codes.INTERNAL_SERVER_ERROR:
+                return False
+            raise
+
+
+def flower_version() -> str:
+    """The installed version of flwr."""
+    return version("flwr")

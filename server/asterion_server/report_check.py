@@ -1,0 +1,42 @@
+"""No report is folded before it was checked: layout, finite numbers, bounds, statistics."""
+
+import numpy as np
+
+from asterion_shared.errors import ReportRejectedError
+from asterion_shared.messages import Order, Report
+from asterion_shared.metrics import check_statistics
+from asterion_shared.parameters import Layout
+
+MOST_EXAMPLES = 10**9
+"""Largest number of examples a site may claim."""
+
+
+def check_report(report: Report, order: Order, layout: Layout) -> None:
+    """Refuse a report that breaks the contract of the order.
+
+    Raises:
+        ReportRejectedError: the update is missing, has another shape or is not finite, a count is
+            out of range, or a statistic is not the plan's.
+    """
+    for name in ("num_examples", "num_test", "num_bad_files", "num_steps"):
+        value = getattr(report, name)
+        if not 0 <= value <= MOST_EXAMPLES:
+            raise _rejected(report, f"{name} is {value}, allowed are 0 to {MOST_EXAMPLES}")
+    try:
+        check_statistics(report.statistics, order.plan)
+    except ValueError as error:
+        raise _rejected(report, str(error)) from None
+    if order.phase != "train":
+        return
+    update = report.update
+    if update is None or update.shape != (layout.size,) or update.dtype != np.float32:
+        found = "missing" if update is None else f"{update.dtype}{update.shape}"
+        raise _rejected(report, f"the update is {found}, needed is float32({layout.size},)")
+    if not np.isfinite(update).all():
+        raise _rejected(report, "the update has a number that is not finite")
+    if report.num_examples == 0 or report.num_steps == 0:
+        raise _rejected(report, "an update without examples or steps")
+
+
+def _rejected(report: Report, message: str) -> ReportRejectedError:
+    return ReportRejectedError(report.site, "report_rejected", message)

@@ -1,0 +1,348 @@
+"""The round loop. It knows no network: it asks a cohort for reports and folds them.
+
+Live, the cohort is Flower; simulated, it is an engine. A round is: select, ask, check and fold
+each report, take the centre's step, store a checkpoint. The metrics of the model after round r
+come back with the reports of round r + 1, so a round costs one exchange, not two.
+"""
+
+import hashlib
+import math
+import platform
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from asterion_server.central_step import CentralStep, central_step_of
+from asterion_server.checkpoint import Checkpoint, load_latest, store
+from asterion_server.initial_weights import initial_weights
+from asterion_server.report_check import check_report
+from asterion_server.selection import select, weight_of
+from asterion_shared.errors import QuorumLostError, ReportRejectedError
+from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
+from asterion_shared.files import write_atomically
+from asterion_shared.messages import Answer, Cohort, NoReport, Order, Phase, Report
+from asterion_shared.metrics import Statistics, merge, summarise
+from asterion_shared.parameters import Layout, Vector, to_bytes
+from asterion_shared.plan import Plan
+from asterion_shared.result import (
+    FinalModel,
+    Metrics,
+    Result,
+    RoundResult,
+    SiteOutcome,
+    SiteSummary,
+    Status,
+    write_result,
+)
+
+
+def _ignore(event: Event) -> None:
+    """Tell nobody."""
+
+
+def run_rounds(
+    plan: Plan,
+    cohort: Cohort,
+    folder: Path,
+    *,
+    run: str,
+    expected_sites: Sequence[str],
+    carrier: Literal["flower", "simulation"],
+    emit: Listener = _ignore,
+    plan_folder: Path = Path(),
+) -> Result:
+    """Carry out a plan, or what is left of it when ``folder`` holds checkpoints of the run.
+
+    Args:
+        plan: what to do.
+        cohort: who does it.
+        folder: where checkpoints, ``model.safetensors`` and ``result.json`` go.
+        run: identity of the run, the same when it is started again.
+        expected_sites: the sites that shall take part; those that never appear are reported.
+        carrier: for the result.
+        emit: is told of each event as it happens.
+        plan_folder: where the plan's ``init.file`` is looked up.
+
+    Returns:
+        The result, as it was written to ``folder/result.json``.
+
+    Raises:
+        QuorumLostError: too few sites answered; the result and the checkpoints are written.
+        PlanMismatchError: the folder holds another run, or the plan and its model do not fit.
+        DiskProblemError: the disk is full; finished rounds are kept.
+    """
+    loop = _Loop(plan, cohort, folder, run, tuple(sorted(expected_sites)), carrier, emit)
+    loop.resume_or_begin(plan_folder)
+    try:
+        loop.carry_out()
+    except QuorumLostError:
+        loop.finish("quorum_lost")
+        raise
+    return loop.finish("finished")
+
+
+@dataclass
+class _Loop:
+    plan: Plan
+    cohort: Cohort
+    folder: Path
+    run: str
+    expected_sites: tuple[str, ...]
+    carrier: Literal["flower", "simulation"]
+    emit: Listener
+    layout: Layout = field(init=False)
+    weights: Vector = field(init=False)
+    step: CentralStep = field(init=False)
+    rounds: dict[int, RoundResult] = field(default_factory=dict)
+    sites: dict[str, SiteSummary] = field(default_factory=dict)
+    started: str = ""
+    done: int = -1
+    """Last finished round; -1 before the count."""
+
+    def resume_or_begin(self, plan_folder: Path) -> None:
+        self.step = central_step_of(self.plan, self.folder / "early")
+        self.layout, self.weights = initial_weights(self.plan, plan_folder)
+        found = load_latest(self.folder / "checkpoints", self.run, self.plan)
+        self.started = _now()
+        if found is not None:
+            self.weights, self.started, self.done = found.weights, found.started, found.round
+            self.rounds = {r.round: r for r in found.rounds}
+            self.sites = {s.name: s for s in found.sites}
+            self.step.restore(found.strategy)
+        self.emit(
+            RunStarted(
+                run=self.run,
+                plan=self.plan.name,
+                task=self.plan.task,
+                sites=self.expected_sites,
+                rounds=self._planned(),
+            )
+        )
+
+    def carry_out(self) -> None:
+        if self.done < 0:
+            self._count()
+        if self.plan.kind == "train":
+            for number in range(self.done + 1, self.plan.rounds.count + 1):
+                self._train(number)
+        if self.plan.kind != "count":
+            self._evaluate()
+        else:
+            self.emit(RoundFinished(round_result=self.rounds[0]))
+
+    def finish(self, status: Status) -> Result:
+        model = None
+        if self.plan.kind == "train" and self.done > 0:
+            facts = {"run": self.run, "round": str(self.done), "plan_sha256": self.plan.sha256}
+            data = to_bytes(self.weights, self.layout, facts)
+            write_atomically(self.folder / "model.safetensors", data)
+            digest = hashlib.sha256(data).hexdigest()
+            model = FinalModel(path="model.safetensors", sha256=digest)
+        rounds = tuple(self.rounds[number] for number in sorted(self.rounds))
+        last = self.rounds.get(self.done)
+        known = [*self.expected_sites, *self.sites]
+        result = Result(
+            run=self.run,
+            name=self.plan.name,
+            kind=self.plan.kind,
+            task=self.plan.task,
+            plan_sha256=self.plan.sha256,
+            status=status,
+            started=self.started,
+            finished=_now(),
+            carrier=self.carrier,
+            versions=_versions(),
+            rounds_planned=self._planned(),
+            rounds=rounds,
+            final_metrics=dict(last.pooled) if last is not None else {},
+            final_model=model,
+            sites=tuple(
+                self.sites.get(name, SiteSummary(name=name)) for name in sorted(set(known))
+            ),
+        )
+        written = write_result(result, self.folder / "result.json")
+        self.emit(RunFinished(result=written))
+        return written
+
+    def _planned(self) -> int:
+        return self.plan.rounds.count if self.plan.kind == "train" else 0
+
+    def _count(self) -> None:
+        """Round 0: every expected site says how much data it has."""
+        began = time.monotonic()
+        outcomes: dict[str, SiteOutcome] = {}
+        for answer in self._ask("count", 0, self.expected_sites, evaluate=False):
+            outcomes[answer.site] = _outcome(answer)
+            if isinstance(answer, Report):
+                self._remember(answer)
+        self.rounds[0] = _round_result(0, outcomes, began)
+        self._require_quorum(0)
+        self._store(0)
+
+    def _train(self, number: int) -> None:
+        began = time.monotonic()
+        sizes = {name: self.sites[name].num_examples if name in self.sites else 0
+                 for name in self.expected_sites}  # fmt: skip
+        times = select(self.plan, number, sizes)
+        chosen = tuple(times)
+        due = (number - 1) % self.plan.rounds.evaluate_every == 0
+        outcomes: dict[str, SiteOutcome] = {}
+        measured: dict[str, Statistics] = {}
+        self.step.begin(chosen, self.layout.size)
+        for answer in self._ask("train", number, chosen, evaluate=due):
+            outcomes[answer.site] = _outcome(answer)
+            if isinstance(answer, NoReport) or answer.update is None:
+                self.step.leave_out(answer.site)
+                continue
+            weight = weight_of(self.plan, answer.num_examples, times[answer.site])
+            self.step.add(answer.site, answer.update, weight)
+            self._remember(answer)
+            measured[answer.site] = answer.statistics
+        if due:
+            self._measured(number - 1, measured)
+        if number > 1 or due:
+            self.emit(RoundFinished(round_result=self.rounds[number - 1]))
+        self.rounds[number] = _round_result(number, outcomes, began)
+        self._require_quorum(number)
+        before = self.weights
+        self.weights = self.step.finish(number, before)
+        length = float(np.linalg.norm(self.weights.astype(np.float64) - before))
+        self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": length})
+        self._store(number)
+
+    def _evaluate(self) -> None:
+        """Measure the final model (or the given one) at every site; nobody trains."""
+        number = max(self.done, 0)
+        measured: dict[str, Statistics] = {}
+        for answer in self._ask("evaluate", number + 1, self.expected_sites, evaluate=True):
+            if isinstance(answer, Report):
+                self._remember(answer)
+                measured[answer.site] = answer.statistics
+            elif number == 0:
+                outcomes = {**self.rounds[0].outcomes, answer.site: _outcome(answer)}
+                self.rounds[0] = self.rounds[0].model_copy(update={"outcomes": outcomes})
+        self._measured(number, measured)
+        self.emit(RoundFinished(round_result=self.rounds[number]))
+
+    def _ask(
+        self, phase: Phase, number: int, sites: Sequence[str], *, evaluate: bool
+    ) -> Iterator[Answer]:
+        """Send an order; yield one answer for each site, with only valid reports among them."""
+        order = Order(
+            run=self.run,
+            plan=self.plan,
+            round=number,
+            phase=phase,
+            weights=None if phase == "count" else self.weights,
+            layout_sha256="" if phase == "count" else self.layout.sha256,
+            evaluate=evaluate,
+            deadline_seconds=self.plan.rounds.deadline_seconds,
+        )
+        waiting = set(sites)
+        for answer in self.cohort.ask(order, sites):
+            if answer.site in waiting:
+                waiting.remove(answer.site)
+                yield _checked(answer, order, self.layout)
+        for site in sorted(waiting):
+            yield NoReport(site=site, outcome="late")
+
+    def _remember(self, report: Report) -> None:
+        self.sites[report.site] = SiteSummary(
+            name=report.site,
+            num_examples=report.num_examples,
+            num_test=report.num_test,
+            num_bad_files=report.num_bad_files,
+            manifest_sha256=report.manifest_sha256,
+        )
+
+    def _measured(self, number: int, measured: Mapping[str, Statistics]) -> None:
+        """Write the metrics of the model after a round beside that round."""
+        known = {site: s for site, s in sorted(measured.items()) if s}
+        pooled = summarise(merge(known.values()), self.plan) if known else {}
+        self.rounds[number] = self.rounds[number].model_copy(
+            update={
+                "pooled": _finite(pooled),
+                "sites": {site: _finite(summarise(s, self.plan)) for site, s in known.items()},
+            }
+        )
+
+    def _require_quorum(self, number: int) -> None:
+        result = self.rounds[number]
+        answered, needed = len(result.answered), self.plan.rounds.quorum
+        if answered < needed:
+            raise QuorumLostError(
+                round_=number,
+                answered=answered,
+                asked=len(result.asked),
+                needed=needed,
+                why=", ".join(f"{site}: {why}" for site, why in result.missing.items()),
+            )
+
+    def _store(self, number: int) -> None:
+        checkpoint = Checkpoint(
+            run=self.run,
+            plan_sha256=self.plan.sha256,
+            round=number,
+            weights=self.weights,
+            rounds=tuple(self.rounds[n] for n in sorted(self.rounds)),
+            sites=tuple(self.sites[name] for name in sorted(self.sites)),
+            started=self.started,
+            strategy=dict(self.step.state()),
+        )
+        store(checkpoint, self.folder / "checkpoints")
+        self.done = number
+
+
+def _checked(answer: Answer, order: Order, layout: Layout) -> Answer:
+    if isinstance(answer, Report):
+        try:
+            check_report(answer, order, layout)
+        except ReportRejectedError as error:
+            return NoReport(site=answer.site, outcome="failed", code=error.code, stage="receiving")
+    return answer
+
+
+def _outcome(answer: Answer) -> SiteOutcome:
+    if isinstance(answer, NoReport):
+        return SiteOutcome(outcome=answer.outcome, code=answer.code, stage=answer.stage)
+    return SiteOutcome(
+        outcome="answered",
+        num_examples=answer.num_examples,
+        num_test=answer.num_test,
+        num_bad_files=answer.num_bad_files,
+        num_steps=answer.num_steps,
+        train_loss=answer.train_loss,
+        seconds=answer.seconds,
+        bytes_down=answer.bytes_down,
+        bytes_up=answer.bytes_up,
+    )
+
+
+def _round_result(number: int, outcomes: Mapping[str, SiteOutcome], began: float) -> RoundResult:
+    return RoundResult(
+        round=number,
+        asked=tuple(sorted(outcomes)),
+        outcomes=dict(sorted(outcomes.items())),
+        seconds=time.monotonic() - began,
+        bytes_down=sum(o.bytes_down for o in outcomes.values()),
+        bytes_up=sum(o.bytes_up for o in outcomes.values()),
+    )
+
+
+def _finite(metrics: Mapping[str, float | None]) -> Metrics:
+    return {k: v if v is not None and math.isfinite(v) else None for k, v in metrics.items()}
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _versions() -> dict[str, str]:
+    packages = ("asterion-shared", "torch", "numpy", "monai", "flwr")
+    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -1,0 +1,45 @@
+"""Which sites are asked in a round, and how often each counts."""
+
+from collections import Counter
+from collections.abc import Mapping
+
+from asterion_shared.plan import Plan
+from asterion_shared.randomness import stream
+
+
+def select(plan: Plan, round_: int, num_examples: Mapping[str, int]) -> dict[str, int]:
+    """Choose the sites of a round.
+
+    With ``weighting = "examples"`` sites are drawn uniformly without replacement. With
+    ``"uniform"`` they are drawn by size *with* replacement, as in the FedProx paper (Li et al.,
+    MLSys 2020, algorithm 2), and a site drawn twice counts twice. When ``sites_per_round`` is
+    absent, or not below the number of sites and weighting is ``"examples"``, all are asked.
+
+    Args:
+        plan: names the scheme, the number of sites and the seed.
+        round_: from 1; addresses the draw, so a resumed run chooses the same sites.
+        num_examples: examples of every site that can be asked; unknown sizes are 0.
+
+    Returns:
+        Site name to how often it was drawn, sorted by name. Empty when there is no site.
+    """
+    names, number = sorted(num_examples), plan.rounds.sites_per_round
+    if number is None or not names:
+        return dict.fromkeys(names, 1)
+    draw = stream(plan.seed, round_=round_, site="", purpose="selection")
+    if plan.algorithm.weighting == "examples":
+        chosen = draw.choice(len(names), size=min(number, len(names)), replace=False)
+        return dict.fromkeys(sorted(names[i] for i in chosen), 1)
+    sizes = [num_examples[name] for name in names]
+    total = sum(sizes)
+    shares = [size / total for size in sizes] if total else None
+    times = Counter(names[i] for i in draw.choice(len(names), size=number, p=shares))
+    return dict(sorted(times.items()))
+
+
+def weight_of(plan: Plan, num_examples: int, times: int) -> float:
+    """The weight of a site's update in the mean: its capped examples, or how often it was drawn."""
+    if plan.algorithm.weighting == "uniform":
+        return float(times)
+    cap = plan.algorithm.max_weight
+    return float(num_examples if cap is None else min(num_examples, cap))

@@ -1,0 +1,100 @@
+"""One example, as every task sees it whatever file it came from."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+Image = npt.NDArray[np.float32]
+Mask = npt.NDArray[np.int16]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """One image, volume, region of a field, or row of a table.
+
+    Attributes:
+        id: a hash (12 hex digits) of the record; never a name or a path.
+        image: float32, finite, ``(C, *spatial)`` on the plan's grid and normalised, or
+            ``(table_width,)`` for a table (:mod:`asterion_shared.table_columns`).
+        label: class number for classification and anomaly (0 is normal); -1 when there is none.
+        mask: segmentation: int16 class numbers, shape ``image.shape[1:]``; anomaly: 1 where
+            anomalous, when known; else None.
+        native_mask: the mask as stored, on the native grid, where metrics are computed; None
+            when the plan's grid is the native one.
+        native_shape: shape of the native grid (that of the stored image, without channels).
+        native_spacing: voxel size in mm, or pixel size in arcsec, on the native grid; ones when
+            the file does not say.
+    """
+
+    id: str
+    image: Image
+    label: int = -1
+    mask: Mask | None = None
+    native_mask: Mask | None = None
+    native_shape: tuple[int, ...] = ()
+    native_spacing: tuple[float, ...] = ()
+
+
+Predict = Callable[[Iterable[Case]], Iterator[npt.NDArray[np.float32]]]
+"""Turns cases into predictions, one each, in order.
+
+Segmentation: class probabilities ``(K, *native spatial)``. Classification: class probabilities
+``(K,)``. Anomaly: a map of squared error ``(*spatial)``, its mean being the score.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SiteData:
+    """A site's data set as training sees it.
+
+    Attributes:
+        site: the site's name.
+        train: cases to train on; reading one may touch the disk, so iterate, do not copy.
+        test: cases to evaluate on; no patient or field is on both sides.
+        num_bad_files: files that could not be read and were skipped.
+        manifest_sha256: hash of the frozen list of records.
+        bad_files: hashed id of each skipped file to the reason, for the site's own eyes.
+    """
+
+    site: str
+    train: "CaseList"
+    test: "CaseList"
+    num_bad_files: int = 0
+    manifest_sha256: str = ""
+    bad_files: Mapping[str, str] = field(default_factory=dict)
+
+
+class CaseList:
+    """A sequence of cases that are read when needed and kept in memory up to a limit."""
+
+    def __init__(
+        self, readers: Iterable[Callable[[], Case]], *, memory_bytes: int = 4 * 2**30
+    ) -> None:
+        self._readers = tuple(readers)
+        self._kept: dict[int, Case] = {}
+        self._free_bytes = memory_bytes
+
+    @classmethod
+    def of(cls, cases: Iterable[Case]) -> "CaseList":
+        """A list of cases that are in memory already."""
+        return cls([lambda case=case: case for case in cases])  # type: ignore[misc]
+
+    def __len__(self) -> int:
+        return len(self._readers)
+
+    def __getitem__(self, index: int) -> Case:
+        if index in self._kept:
+            return self._kept[index]
+        case = self._readers[index]()
+        size = case.image.nbytes + sum(
+            m.nbytes for m in (case.mask, case.native_mask) if m is not None
+        )
+        if size <= self._free_bytes:
+            self._free_bytes -= size
+            self._kept[index] = case
+        return case
+
+    def __iter__(self) -> Iterator[Case]:
+        return (self[index] for index in range(len(self)))

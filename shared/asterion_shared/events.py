@@ -1,0 +1,105 @@
+"""What a running federation tells whoever watches: a value an event, a JSON line each."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.plan import Name, TaskName
+from asterion_shared.result import Count, Result, RoundResult
+from asterion_shared.settings_files import Settings
+
+
+class RunStarted(Settings):
+    """A run began, or went on after a stop."""
+
+    event: Literal["run_started"] = "run_started"
+    run: str
+    plan: Name
+    """The plan's name."""
+
+    task: TaskName
+    sites: tuple[Name, ...]
+    """Sites that can be asked, sorted."""
+
+    rounds: Count
+    """Rounds that the plan asks for."""
+
+
+class RoundFinished(Settings):
+    """A round is folded and stored, and the model after it is measured."""
+
+    event: Literal["round_finished"] = "round_finished"
+    round_result: RoundResult
+
+
+class RunFinished(Settings):
+    """A run ended, in whatever way its result's status says."""
+
+    event: Literal["run_finished"] = "run_finished"
+    result: Result
+
+
+Event = RunStarted | RoundFinished | RunFinished
+Listener = Callable[[Event], None]
+"""What the loop calls with each event; see :class:`asterion_shared.terminal.RoundPrinter`."""
+
+_ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
+
+
+def event_line(event: Event) -> str:
+    """An event as one line of JSON, without the line's end."""
+    return json.dumps(event.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)
+
+
+def append_event(path: Path, event: Event) -> None:
+    """Add an event to a file of JSON lines and bring it to the disk.
+
+    A last line that an earlier process left half-written is removed first. One process writes,
+    any number may read.
+
+    Raises:
+        DiskProblemError: the disk is full or not writable.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a+b") as file:
+            file.seek(0)
+            whole = file.read().rfind(b"\n") + 1
+            file.truncate(whole)
+            file.write(event_line(event).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def read_events(path: Path) -> list[Event]:
+    """Read the whole events of a file; a half-written last line is left for the next time.
+
+    A file that does not exist yet has none.
+
+    Raises:
+        FileProblemError: the file cannot be read, or a whole line of it is not an event.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
+    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def _parse(path: Path, number: int, line: bytes) -> Event:
+    try:
+        return _ADAPTER.validate_json(line)
+    except ValidationError as error:
+        what = f"line {number} is not an event ({error.error_count()} problems)"
+        fix = "remove the file; the run writes it anew when it goes on"
+        raise FileProblemError(path, what, fix) from None

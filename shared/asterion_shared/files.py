@@ -1,0 +1,46 @@
+"""Files that are either the old one or the new one, never half of it."""
+
+import os
+import secrets
+from pathlib import Path
+
+from asterion_shared.errors import DiskProblemError
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, bring it to the disk, then rename it into place.
+
+    Missing folders are made. A reader sees the old content or the new, also after a power cut;
+    when writing fails the old file is untouched and the temporary one is removed.
+
+    Args:
+        path: where the content shall stand; an existing file is replaced.
+        content: the whole file; may be empty.
+
+    Raises:
+        DiskProblemError: the disk is full or the folder is not writable.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring the folder's own entry to the disk: without it a rename may be lost."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

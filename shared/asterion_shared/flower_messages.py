@@ -1,0 +1,258 @@
+"""Orders and answers as Flower records. Numbers, codes and one flat vector; never a pickle.
+
+An order is a ``ConfigRecord`` of plain values and, unless it counts, an ``ArrayRecord`` with the
+weights as raw little-endian float32. An answer is either a report (counts, the update, statistics
+as lists of numbers) or a refusal (a code and a stage). Decoding is strict: unknown, missing or
+oversized parts are refused, because the other side may be broken or hostile.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+
+from asterion_shared.errors import AsterionError, OrderRefusedError, ReportRejectedError
+from asterion_shared.messages import REASON_CODES, NoReport, Order, Phase, Report
+from asterion_shared.metrics import Statistic
+from asterion_shared.parameters import Vector
+from asterion_shared.plan import parse_plan
+
+FORMAT = 1
+"""Version of the records; both sides must have the same."""
+
+VECTOR_TYPE = "asterion.float32le"
+MOST_WEIGHTS = 2**31
+"""Largest number of weights (8 GiB)."""
+
+MOST_TEXT_BYTES = 2**20
+"""Longest plan, in bytes of JSON."""
+
+MOST_STATISTICS = 1024
+MOST_STATISTIC_VALUES = 10_000_000
+"""Most statistics of a report, and most numbers in all of them together."""
+
+STAGES = ("", "receiving", "reading data", "training", "evaluating", "sending")
+FAILURES = ("internal_error", "disk_problem", "diverged", "report_rejected")
+"""Codes that mean the site tried and failed; with any other code it refused."""
+
+MESSAGE_TYPES: dict[Phase, str] = {"count": "query", "train": "train", "evaluate": "evaluate"}
+"""The kind of Flower message that carries each phase."""
+
+_ORDER = {"format": int, "site": str, "run": str, "plan": str, "round": int, "phase": str,
+          "layout_sha256": str, "evaluate": bool, "deadline_seconds": float}  # fmt: skip
+_COUNTS = ("num_examples", "num_test", "num_bad_files", "num_steps")
+_REPORT = dict.fromkeys(_COUNTS, int) | {"format": int, "manifest_sha256": str, "seconds": float}
+_REFUSAL = {"format": int, "code": str, "stage": str}
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a site gives no report: a code of ``REASON_CODES`` and a stage of ``STAGES``."""
+
+    code: str
+    stage: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AddressedOrder:
+    """An order and the name of the site it is meant for."""
+
+    site: str
+    order: Order
+
+
+def encode_order(order: Order, site: str) -> RecordDict:
+    """An order for one site. The weights' bytes are copied once for each call."""
+    content = RecordDict()
+    content["order"] = ConfigRecord(
+        {
+            "format": FORMAT,
+            "site": site,
+            "run": order.run,
+            "plan": order.plan.canonical(),
+            "round": order.round,
+            "phase": order.phase,
+            "layout_sha256": order.layout_sha256,
+            "evaluate": order.evaluate,
+            "deadline_seconds": float(order.deadline_seconds),
+        }
+    )
+    if order.weights is not None:
+        content["weights"] = vector_record(order.weights)
+    return content
+
+
+def decode_order(content: RecordDict) -> AddressedOrder:
+    """Read an order at a site.
+
+    Raises:
+        OrderRefusedError: ``plan_invalid``: it is not an order of this version, or its plan does
+            not hold here.
+    """
+    try:
+        fields = _fields(content, "order", _ORDER, also=("weights",))
+        if fields["phase"] not in MESSAGE_TYPES:
+            _fail(f"phase is {fields['phase']!r:.40}")
+        if len(fields["plan"]) > MOST_TEXT_BYTES:
+            _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
+        weights = _vector(content, "weights", None) if "weights" in content else None
+        plan = parse_plan(fields["plan"], "the order's plan")
+    except (AsterionError, ValueError) as error:
+        msg = f"the order cannot be read ({error}); install the coordinator's version of asterion"
+        raise OrderRefusedError(msg, code="plan_invalid") from None
+    order = Order(
+        run=fields["run"],
+        plan=plan,
+        round=fields["round"],
+        phase=fields["phase"],
+        weights=weights,
+        layout_sha256=fields["layout_sha256"],
+        evaluate=fields["evaluate"],
+        deadline_seconds=fields["deadline_seconds"],
+    )
+    return AddressedOrder(fields["site"], order)
+
+
+def encode_report(report: Report) -> RecordDict:
+    """A report, as :mod:`asterion_client.egress` lets it out. The site's name is not in it."""
+    content = RecordDict()
+    fields: dict[str, Any] = {name: int(getattr(report, name)) for name in _COUNTS}
+    fields |= {"format": FORMAT, "manifest_sha256": report.manifest_sha256}
+    fields["seconds"] = float(report.seconds)
+    if report.train_loss is not None:
+        fields["train_loss"] = float(report.train_loss)
+    content["report"] = ConfigRecord(fields)
+    kinds = {name: statistic.kind for name, statistic in report.statistics.items()}
+    numbers = {name: s.values.tolist() for name, s in report.statistics.items()}
+    content["kinds"], content["statistics"] = ConfigRecord(dict(kinds)), MetricRecord(numbers)
+    if report.update is not None:
+        content["update"] = vector_record(report.update)
+    return content
+
+
+def encode_refusal(refusal: Refusal) -> RecordDict:
+    """A refusal: two short words."""
+    record = ConfigRecord({"format": FORMAT, "code": refusal.code, "stage": refusal.stage})
+    return RecordDict({"refusal": record})
+
+
+def decode_answer(content: RecordDict, site: str, size: int | None) -> Report | NoReport:
+    """Read a site's answer at the coordinator.
+
+    Args:
+        content: what came.
+        site: the name under which the sender's key is enrolled.
+        size: length that an update must have; None when the order has no weights.
+
+    Raises:
+        ReportRejectedError: it is not an answer of this version, or a part is out of bounds.
+    """
+    try:
+        if "refusal" in content:
+            fields = _fields(content, "refusal", _REFUSAL, also=())
+            return _no_report(site, fields["code"], fields["stage"])
+        return _report(content, site, size)
+    except ValueError as error:
+        raise ReportRejectedError(site, "report_rejected", str(error)) from None
+
+
+def num_bytes(content: RecordDict) -> int:
+    """Bytes of all records of a message, without their names."""
+    return sum(record.count_bytes() for record in content.values())
+
+
+def vector_record(vector: Vector) -> ArrayRecord:
+    """A float32 vector as one array of raw little-endian bytes."""
+    data = np.ascontiguousarray(vector, "<f4").tobytes()
+    return ArrayRecord({"vector": Array("float32", (vector.size,), VECTOR_TYPE, data)})
+
+
+def _no_report(site: str, code: str, stage: str) -> NoReport:
+    if code not in REASON_CODES or stage not in STAGES:
+        _fail(f"unknown code {code!r:.40} or stage {stage!r:.40}")
+    outcome: Literal["failed", "refused"] = "failed" if code in FAILURES else "refused"
+    return NoReport(site=site, outcome=outcome, code=code, stage=stage)
+
+
+def _report(content: RecordDict, site: str, size: int | None) -> Report:
+    main = content.get("report")
+    with_loss = isinstance(main, ConfigRecord) and "train_loss" in main
+    known = _REPORT | ({"train_loss": float} if with_loss else {})
+    fields = _fields(content, "report", known, also=("kinds", "statistics", "update"))
+    for name in _COUNTS:
+        if not 0 <= fields[name] < 2**53:
+            _fail(f"{name} is {fields[name]}")
+    if not (np.isfinite(fields["seconds"]) and fields["seconds"] >= 0):
+        _fail(f"seconds is {fields['seconds']}")
+    if len(fields["manifest_sha256"]) > 64:
+        _fail("manifest_sha256 is longer than 64 characters")
+    return Report(
+        site=site,
+        num_examples=fields["num_examples"],
+        num_test=fields["num_test"],
+        num_bad_files=fields["num_bad_files"],
+        manifest_sha256=fields["manifest_sha256"],
+        update=_vector(content, "update", size) if "update" in content else None,
+        num_steps=fields["num_steps"],
+        train_loss=fields.get("train_loss"),
+        statistics=_statistics(content),
+        seconds=fields["seconds"],
+        bytes_up=num_bytes(content),
+    )
+
+
+def _statistics(content: RecordDict) -> dict[str, Statistic]:
+    kinds, numbers = content.get("kinds"), content.get("statistics")
+    if not isinstance(kinds, ConfigRecord) or not isinstance(numbers, MetricRecord):
+        _fail("the statistics are missing")
+    if kinds.keys() != numbers.keys() or len(kinds) > MOST_STATISTICS:
+        _fail(f"{len(kinds)} kinds and {len(numbers)} statistics; at most {MOST_STATISTICS}")
+    statistics: dict[str, Statistic] = {}
+    total = 0
+    for name, kind in kinds.items():
+        values = numbers[name]
+        if not isinstance(kind, str) or not isinstance(values, list):
+            _fail("a statistic is not a kind and a list of numbers")
+        total += len(values)
+        if total > MOST_STATISTIC_VALUES:
+            _fail(f"more than {MOST_STATISTIC_VALUES} numbers of statistics")
+        statistics[name] = Statistic(kind, np.array(values, np.float64))
+    return statistics
+
+
+def _fields(
+    content: RecordDict, name: str, types: Mapping[str, type], *, also: tuple[str, ...]
+) -> dict[str, Any]:
+    """The values of the main record, each of exactly its type."""
+    record = content.get(name)
+    if not isinstance(record, ConfigRecord):
+        _fail(f"the record {name!r} is missing")
+    if unknown := set(content) - {name, *also}:
+        _fail(f"{len(unknown)} unknown records")
+    if record.keys() != types.keys():
+        _fail(f"record {name!r} has other fields than version {FORMAT}")
+    for key, kind in types.items():
+        if type(record[key]) is not kind:
+            _fail(f"{key} is a {type(record[key]).__name__}, needed is {kind.__name__}")
+    if record["format"] != FORMAT:
+        _fail(f"the record is of format {record['format']!r}, this side has {FORMAT}")
+    return dict(record)
+
+
+def _vector(content: RecordDict, name: str, size: int | None) -> Vector:
+    record = content[name]
+    array = record.get("vector") if isinstance(record, ArrayRecord) and len(record) == 1 else None
+    if array is None or array.dtype != "float32" or array.stype != VECTOR_TYPE:
+        _fail(f"{name} is not one float32 vector")
+    length = len(array.data) // 4
+    if array.shape != (length,) or len(array.data) != 4 * length or length > MOST_WEIGHTS:
+        _fail(f"{name} has shape {array.shape} and {len(array.data)} bytes")
+    if size is not None and length != size:
+        _fail(f"{name} has {length} numbers, needed are {size}")
+    return np.frombuffer(array.data, "<f4").astype(np.float32)
+
+
+def _fail(message: str) -> NoReturn:
+    raise ValueError(message)

@@ -1,0 +1,214 @@
+"""Parameters: one flat float32 vector and a layout that says which tensor is where, and whose.
+
+Only *shared* tensors are in the vector. *Kept* tensors stay at each site (batch-norm statistics,
+personal layers, integer counters) and never travel. Clipping, noise, folding and checkpoints all
+work on the vector, so none of them can average an integer by accident.
+"""
+
+import fnmatch
+import hashlib
+import json
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import safetensors
+import safetensors.numpy
+import torch
+from torch import nn
+
+from asterion_shared.errors import PlanMismatchError
+from asterion_shared.plan import ParameterPolicy
+
+Vector = npt.NDArray[np.float32]
+"""A flat float32 vector, shape ``(layout.size,)``."""
+
+Kept = dict[str, npt.NDArray[Any]]
+"""Kept tensors by name: what a site stores between rounds and never sends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One named tensor of a model.
+
+    Attributes:
+        name: as in ``state_dict``.
+        shape: its shape; ``()`` for a scalar.
+        dtype: such as ``float32`` or ``int64``.
+        policy: ``share`` (in the vector) or ``keep`` (stays at the site).
+        offset: first index in the vector; -1 when kept.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    policy: Literal["share", "keep"]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Number of elements; 1 for a scalar."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where each tensor of a model stands in the flat vector."""
+
+    tensors: tuple[Tensor, ...]
+
+    @property
+    def shared(self) -> tuple[Tensor, ...]:
+        """The tensors in the vector, in its order."""
+        return tuple(t for t in self.tensors if t.policy == "share")
+
+    @property
+    def kept(self) -> tuple[Tensor, ...]:
+        """The tensors that stay at the site."""
+        return tuple(t for t in self.tensors if t.policy == "keep")
+
+    @property
+    def size(self) -> int:
+        """Length of the vector."""
+        return sum(t.size for t in self.shared)
+
+    @property
+    def sha256(self) -> str:
+        """Hash of names, shapes, dtypes and policies: both sides must have the same."""
+        rows = [[t.name, list(t.shape), t.dtype, t.policy] for t in self.tensors]
+        return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
+
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+def layout_of(model: nn.Module, policy: ParameterPolicy) -> Layout:
+    """Lay out a model's tensors under a plan's policy.
+
+    Raises:
+        PlanMismatchError: the policy forbids batch-norm statistics and the model has some, a
+            ``keep`` pattern matches nothing, or nothing is left to share.
+    """
+    tensors: list[Tensor] = []
+    offset = 0
+    unmatched = set(policy.keep)
+    for name, value in model.state_dict().items():
+        statistic = name.rpartition(".")[2] in _STATISTICS
+        if statistic and policy.batch_norm_statistics == "forbid":
+            msg = (
+                f"the network has batch-norm statistics ({name}) and the plan forbids them; set "
+                "parameters.batch_norm_statistics = 'keep' or choose a network with group norm"
+            )
+            raise PlanMismatchError(msg)
+        matches = {pattern for pattern in policy.keep if fnmatch.fnmatchcase(name, pattern)}
+        unmatched -= matches
+        keep = (
+            bool(matches)
+            or not value.dtype.is_floating_point
+            or (statistic and policy.batch_norm_statistics == "keep")
+        )
+        dtype = str(value.dtype).removeprefix("torch.")
+        shape = tuple(value.shape)
+        tensors.append(
+            Tensor(name, shape, dtype, "keep" if keep else "share", -1 if keep else offset)
+        )
+        offset += 0 if keep else tensors[-1].size
+    if unmatched:
+        msg = f"parameters.keep names {sorted(unmatched)}, which match no tensor of the network"
+        raise PlanMismatchError(msg)
+    if offset == 0:
+        msg = "parameters.keep leaves no tensor to share; keep fewer"
+        raise PlanMismatchError(msg)
+    return Layout(tuple(tensors))
+
+
+def read_vector(model: nn.Module, layout: Layout) -> Vector:
+    """Copy the shared tensors of a model into a new vector, shape ``(layout.size,)``."""
+    vector = np.empty(layout.size, np.float32)
+    state = model.state_dict()
+    for tensor in layout.shared:
+        value = state[tensor.name].detach().to("cpu", torch.float32).numpy()
+        vector[tensor.offset : tensor.offset + tensor.size] = value.ravel()
+    return vector
+
+
+def write_vector(model: nn.Module, layout: Layout, vector: Vector) -> None:
+    """Copy a vector into the shared tensors of a model, in place.
+
+    Raises:
+        PlanMismatchError: the vector's length is not ``layout.size``.
+    """
+    _check_length(vector, layout)
+    state = model.state_dict()
+    with torch.no_grad():
+        for name, part in _parts(vector, layout):
+            state[name].copy_(torch.from_numpy(part))
+
+
+def read_kept(model: nn.Module, layout: Layout) -> Kept:
+    """Copies of the kept tensors, by name: what a site stores between rounds."""
+    state = model.state_dict()
+    return {t.name: state[t.name].detach().cpu().numpy().copy() for t in layout.kept}
+
+
+def write_kept(model: nn.Module, layout: Layout, kept: Kept) -> None:
+    """Put kept tensors back, in place."""
+    state = model.state_dict()
+    with torch.no_grad():
+        for tensor in layout.kept:
+            state[tensor.name].copy_(torch.from_numpy(np.asarray(kept[tensor.name])))
+
+
+def to_bytes(vector: Vector, layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
+    """The shared tensors as safetensors, by name; equal input gives equal bytes.
+
+    ``metadata`` goes into the header as JSON under ``asterion``.
+
+    Raises:
+        PlanMismatchError: the vector's length is not ``layout.size``.
+    """
+    _check_length(vector, layout)
+    named = {name: np.ascontiguousarray(part) for name, part in _parts(vector, layout)}
+    # One key only: safetensors writes several in an order that changes from call to call.
+    header = None if metadata is None else {"asterion": json.dumps(metadata, sort_keys=True)}
+    return safetensors.numpy.save(named, metadata=header)
+
+
+def from_bytes(data: bytes, layout: Layout) -> Vector:
+    """A vector from safetensors; names and shapes must be those of the layout.
+
+    Raises:
+        PlanMismatchError: not safetensors, or a tensor is missing, unknown, or of another shape.
+    """
+    try:
+        named = safetensors.numpy.load(data)
+    except safetensors.SafetensorError as error:
+        msg = f"the parameters are not safetensors ({error}); send a file this project wrote"
+        raise PlanMismatchError(msg) from None
+    expected = {t.name: t for t in layout.shared}
+    if named.keys() != expected.keys():
+        missing, unknown = expected.keys() - named.keys(), named.keys() - expected.keys()
+        msg = f"the parameters do not fit: missing {sorted(missing)}, unknown {sorted(unknown)}"
+        raise PlanMismatchError(msg)
+    vector = np.empty(layout.size, np.float32)
+    for name, tensor in expected.items():
+        value = named[name]
+        if value.shape != tensor.shape or value.dtype != np.float32:
+            msg = (
+                f"tensor {name} is {value.dtype}{value.shape}; "
+                f"the network has float32{tensor.shape}"
+            )
+            raise PlanMismatchError(msg)
+        vector[tensor.offset : tensor.offset + tensor.size] = value.ravel()
+    return vector
+
+
+def _parts(vector: Vector, layout: Layout) -> list[tuple[str, Vector]]:
+    return [(t.name, vector[t.offset : t.offset + t.size].reshape(t.shape)) for t in layout.shared]
+
+
+def _check_length(vector: Vector, layout: Layout) -> None:
+    if vector.shape != (layout.size,):
+        msg = f"the vector has shape {vector.shape}; the network needs ({layout.size},)"
+        raise PlanMismatchError(msg)

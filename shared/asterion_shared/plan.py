@@ -1,0 +1,368 @@
+"""The plan: what a whole run is. Frozen, validated, with a canonical form and a SHA-256.
+
+A plan says nothing about any one site (that is ``site.toml``) and nothing about the machine.
+The same file drives a hospital federation and a simulation.
+"""
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, StringConstraints
+
+from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
+
+_CODES = re.compile(r"-?\d+(\.\d+)?(\|-?\d+(\.\d+)?)*")
+Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+Positive = Annotated[float, Field(gt=0)]
+Size = Annotated[int, Field(ge=1, le=4096)]
+Normalisation = Literal["standardise", "asinh", "zscale", "none"]
+TaskName = Literal["segmentation", "classification", "anomaly"]
+"""The tasks; each is a module of :mod:`asterion_shared.tasks` with the same five names."""
+
+MODELS: dict[str, tuple[str, ...]] = {
+    "segmentation": ("unet",),
+    "classification": ("residual", "densenet121", "logistic", "mlp"),
+    "anomaly": ("conv_autoencoder",),
+}
+"""The networks a plan may name, by task."""
+
+TABLE_MODELS = ("logistic", "mlp")
+
+
+class DataContract(Settings):
+    """What every site's data are turned into before training."""
+
+    kind: Literal["image", "table"] = "image"
+    """Images (NIfTI, DICOM, FITS, npz) or rows of a table (CSV)."""
+
+    dimensions: Literal[2, 3] = 2
+    """Spatial dimensions of an image; ignored for tables."""
+
+    channels: tuple[Label, ...] = ("grey",)
+    """Names of the image channels or spectral bands, in order."""
+
+    features: tuple[Label, ...] = ()
+    """Names of the table's columns, in order. A site may lack some; they are then missing."""
+
+    categorical: tuple[Label, ...] = ()
+    """Those of ``features`` that are codes, with their numbers after '=' (``cp=1|2|3|4``)."""
+
+    classes: tuple[Label, ...] = ("background", "object")
+    """Names of the classes, in order of their number. The first is background or normal."""
+
+    spacing_mm: tuple[Positive, ...] | None = None
+    """Voxel or pixel size that medical images are resampled to; absent: the stored grid."""
+
+    pixel_scale_arcsec: Positive | None = None
+    """Pixel size that sky images are resampled to; absent: the stored grid."""
+
+    patch_size: tuple[Size, ...] = (64, 64)
+    """Size in pixels of a training patch; also the window that slides in prediction."""
+
+    normalisation: Normalisation = "standardise"
+    """Per image and local to the site: mean 0 and deviation 1; asinh of the sky-subtracted
+    image in units of its noise; the zscale interval mapped to [-1, 1]; or nothing."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda d: d.kind == "image" or bool(d.features),
+            lambda d: "kind is 'table' and features is empty; name the columns in features",
+        ),
+        rule(
+            lambda d: d.kind == "table" or not d.features,
+            lambda d: "kind is 'image' and features is given; remove features or set kind='table'",
+        ),
+        rule(
+            lambda d: {c.partition("=")[0] for c in d.categorical} <= set(d.features),
+            lambda d: f"categorical is {d.categorical}; each must be one of features",
+        ),
+        rule(
+            lambda d: all(_CODES.fullmatch(c.partition("=")[2]) for c in d.categorical),
+            lambda d: f"categorical is {d.categorical}; write numbers after '=': 'cp=1|2|3'",
+        ),
+        rule(
+            lambda d: d.kind == "table" or len(d.patch_size) == d.dimensions,
+            lambda d: (
+                f"patch_size has {len(d.patch_size)} numbers and dimensions is "
+                f"{d.dimensions}; give one number a dimension"
+            ),
+        ),
+        rule(
+            lambda d: d.spacing_mm is None or len(d.spacing_mm) == d.dimensions,
+            lambda d: (
+                f"spacing_mm has {len(d.spacing_mm)} numbers and dimensions is "
+                f"{d.dimensions}; give one number a dimension"
+            ),
+        ),
+        rule(
+            lambda d: d.spacing_mm is None or d.pixel_scale_arcsec is None,
+            lambda d: "spacing_mm and pixel_scale_arcsec are both given; keep the one that applies",
+        ),
+        rule(
+            lambda d: d.kind == "table" or len(d.channels) >= 1,
+            lambda d: "channels is empty; name at least one",
+        ),
+        rule(
+            lambda d: len(set(d.classes)) == len(d.classes) >= 2,
+            lambda d: f"classes is {d.classes}; give at least 2 names, all different",
+        ),
+        rule(
+            lambda d: all(len(set(n)) == len(n) for n in (d.channels, d.features)),
+            lambda d: "a channel or feature is named twice; make the names differ",
+        ),
+    )
+
+
+class ModelSettings(Settings):
+    """Which network, and how large."""
+
+    name: Label
+    """A name of the catalogue (``asterion plan new TASK`` shows it)."""
+
+    widths: tuple[Size, ...] = (12, 24, 48)
+    """Feature channels of each level, or units of each hidden layer."""
+
+    code_size: Annotated[int, Field(ge=1, le=4096)] = 10
+    """Length of an autoencoder's code; ignored by other networks."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of features dropped in training."""
+
+
+class InitSettings(Settings):
+    """A pre-trained start instead of a random one."""
+
+    file: str
+    """A safetensors file at the coordinator, relative to the plan."""
+
+    sha256: Sha256
+    """Its SHA-256, so that the plan's hash says which weights were meant."""
+
+
+class ParameterPolicy(Settings):
+    """What happens to tensors that are not plain shared weights."""
+
+    batch_norm_statistics: Literal["keep", "share", "forbid"] = "keep"
+    """Running means and variances: each site keeps its own, they are averaged, or a network
+    that has them is refused. Integer counters are never sent or averaged."""
+
+    keep: tuple[Label, ...] = ()
+    """Names (with ``*``) of weights that every site keeps for itself, such as ``head.*``."""
+
+
+class AlgorithmSettings(Settings):
+    """How local work becomes a global model."""
+
+    name: Literal["fedavg", "fedprox"] = "fedavg"
+    mu: Annotated[float, Field(ge=0, le=100)] = 0.0
+    """FedProx: strength of the pull towards the global weights; 0 is FedAvg bit for bit."""
+
+    weighting: Literal["examples", "uniform"] = "examples"
+    """Weight of a site in the mean: its examples (then sites are selected uniformly), or the
+    same for all (then, as in the FedProx paper, sites are selected by size)."""
+
+    max_weight: Annotated[int, Field(ge=1)] | None = None
+    """Most examples a site may weigh; absent: no cap."""
+
+    central_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
+    """Share of the mean update that is applied."""
+
+    flower_strategy: Literal["FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "Krum",
+                             "MultiKrum", "FedMedian", "FedTrimmedAvg"] | None = None  # fmt: skip
+    """A stock Flower strategy that does the centre's step instead of ours."""
+
+    flower_arguments: dict[Label, int | float | bool] = Field(default_factory=dict)
+    """Its arguments, such as ``eta = 0.01``."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda a: a.mu == 0 or a.name == "fedprox",
+            lambda a: f"mu is {a.mu} and name is {a.name!r}; set name = 'fedprox' or mu = 0",
+        ),
+        rule(
+            lambda a: not a.flower_arguments or a.flower_strategy is not None,
+            lambda a: "flower_arguments is given without flower_strategy; name the strategy",
+        ),
+        rule(
+            lambda a: a.flower_strategy is None or a.central_learning_rate == 1.0,
+            lambda a: (
+                "central_learning_rate is not used by a Flower strategy; "
+                "put the strategy's own into flower_arguments"
+            ),
+        ),
+        rule(
+            lambda a: a.max_weight is None or a.weighting == "examples",
+            lambda a: "max_weight caps examples and weighting is 'uniform'; remove one of them",
+        ),
+    )
+
+
+class LocalSettings(Settings):
+    """What a site does in one round."""
+
+    unit: Literal["steps", "epochs"] = "steps"
+    """Whether ``amount`` counts optimiser steps or passes over the site's examples."""
+
+    amount: Annotated[int, Field(ge=1, le=1_000_000)] = 20
+    batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    optimiser: Literal["sgd", "adam", "adamw"] = "adam"
+    learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """SGD only."""
+
+    weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
+    augment: tuple[Literal["flip", "rotate90"], ...] = ()
+    """Random mirror images and quarter turns of training patches."""
+
+    patches_per_image: Annotated[int, Field(ge=1, le=4096)] = 1
+    """Patches drawn from an image in one pass (segmentation and anomaly)."""
+
+    seconds_limit: Positive | None = None
+    """Most seconds of training a round; a site that stops early sends the work it did."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda s: s.momentum == 0 or s.optimiser == "sgd",
+            lambda s: (
+                f"momentum is {s.momentum} and optimiser is {s.optimiser!r}; "
+                "momentum is for sgd only"
+            ),
+        ),
+    )
+
+
+class RoundSettings(Settings):
+    """How many rounds, with whom, for how long."""
+
+    count: Annotated[int, Field(ge=1, le=100_000)] = 5
+    sites_per_round: Annotated[int, Field(ge=1)] | None = None
+    """Sites asked in a round; absent: all."""
+
+    quorum: Annotated[int, Field(ge=1)] = 1
+    """Fewest reports for a round to count."""
+
+    deadline_seconds: Annotated[float, Field(gt=0, le=7 * 86400)] = 600.0
+    """The one deadline of a round: reports after it are not used."""
+
+    evaluate_every: Annotated[int, Field(ge=1)] = 1
+    """Every how many rounds the model is evaluated at the sites; the last one always is."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda r: r.sites_per_round is None or r.quorum <= r.sites_per_round,
+            lambda r: (
+                f"quorum is {r.quorum} and sites_per_round is {r.sites_per_round}; "
+                "lower the quorum or ask more sites"
+            ),
+        ),
+    )
+
+
+class EvaluationSettings(Settings):
+    """How the metrics are formed. Edges are fixed here, before any data are seen."""
+
+    score_bins: Annotated[int, Field(ge=10, le=100_000)] = 1000
+    """Bins of the score histograms behind AUROC and AUPRC."""
+
+    anomaly_score_range: tuple[Positive, Positive] = (1e-4, 1e2)
+    """First and last edge of an anomaly score's logarithmic bins; others are counted apart."""
+
+    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """False-alarm rate at which the sensitivity is stated."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda e: e.anomaly_score_range[0] < e.anomaly_score_range[1],
+            lambda e: f"anomaly_score_range is {e.anomaly_score_range}; put the smaller first",
+        ),
+    )
+
+
+class Plan(Settings):
+    """What a run is: task, data, model, algorithm, rounds, seed."""
+
+    name: Name
+    """Short name of the run: lower-case letters, digits, ``_ . -``."""
+
+    task: TaskName
+    kind: Literal["train", "evaluate", "count"] = "train"
+    """Train; evaluate a given model at every site without training; or only count examples."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 1
+    """Root of every random stream that an adversary may know."""
+
+    data: DataContract = DataContract()
+    model: ModelSettings
+    init: InitSettings | None = None
+    parameters: ParameterPolicy = ParameterPolicy()
+    algorithm: AlgorithmSettings = AlgorithmSettings()
+    local: LocalSettings = LocalSettings()
+    rounds: RoundSettings = RoundSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda p: p.model.name in MODELS[p.task],
+            lambda p: (
+                f"model.name is {p.model.name!r} and task is {p.task!r}; "
+                f"model.name must be one of {', '.join(MODELS[p.task])}"
+            ),
+        ),
+        rule(
+            lambda p: (p.data.kind == "table") == (p.model.name in TABLE_MODELS),
+            lambda p: (
+                f"model.name is {p.model.name!r} and data.kind is {p.data.kind!r}; "
+                f"tables take {' or '.join(TABLE_MODELS)}, images take the others"
+            ),
+        ),
+        rule(
+            lambda p: p.kind != "evaluate" or p.init is not None,
+            lambda p: "kind is 'evaluate' and [init] is missing; name the model and its sha256",
+        ),
+        rule(
+            lambda p: p.task != "anomaly" or len(p.data.classes) == 2,
+            lambda p: (
+                f"task is 'anomaly' and data.classes has {len(p.data.classes)} names; "
+                "give 2: normal and anomalous"
+            ),
+        ),
+        rule(
+            lambda p: p.data.kind == "image" or not p.local.augment,
+            lambda p: "local.augment is given and data.kind is 'table'; remove local.augment",
+        ),
+    )
+
+    def canonical(self) -> str:
+        """The plan as JSON with sorted keys and no blanks: equal plans, equal text."""
+        values = self.model_dump(mode="json")
+        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the canonical form, 64 hex digits."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+
+def read_plan(path: Path) -> Plan:
+    """Read a plan from a TOML file.
+
+    Raises:
+        FileProblemError: the file cannot be read or is not TOML.
+        SettingsError: lists every problem of the plan.
+    """
+    return validate(Plan, read_toml(path), str(path))
+
+
+def parse_plan(text: str, source: str = "plan") -> Plan:
+    """Read a plan from its canonical JSON.
+
+    Raises:
+        SettingsError: lists every problem of the plan.
+    """
+    values: Any = json.loads(text)
+    return validate(Plan, values, source)

@@ -1,0 +1,50 @@
+"""``asterion plan``: write, check and describe plans."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from asterion_shared.errors import UserInputError
+from asterion_shared.plan import Plan, TaskName, read_plan
+from asterion_shared.plan_file import plan_to_toml
+from asterion_shared.settings_files import validate
+from asterion_shared.tasks import task_module
+
+app = typer.Typer(no_args_is_help=True, help="Write, check and describe plans.")
+
+
+@app.command()
+def new(
+    task: Annotated[str, typer.Argument(help="segmentation, classification or anomaly")],
+    name: Annotated[str, typer.Option(help="name of the run")] = "my-run",
+) -> None:
+    """Print a plan with every setting and what it means: asterion plan new TASK > plan.toml."""
+    tasks: tuple[TaskName, ...] = get_args(TaskName)
+    if task not in tasks:
+        msg = f"there is no task {task!r}; choose one of {', '.join(tasks)}"
+        raise UserInputError(msg)
+    known = next(t for t in tasks if t == task)
+    values: dict[str, Any] = {"name": name} | dict(task_module(known).DEFAULTS)
+    print(plan_to_toml(validate(Plan, values, f"plan new {task}")), end="")
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(help="the plan, TOML")],
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Name every problem of a plan at once, or print its hash."""
+    plan = read_plan(file)
+    if as_json:
+        print(json.dumps({"plan": plan.name, "sha256": plan.sha256, "problems": []}))
+        return
+    print(f"{file}: a plan to {plan.kind} {plan.task}, {plan.rounds.count} rounds; it is right")
+    print(f"sha256 {plan.sha256}")
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON schema of plans, for editors that complete and check TOML."""
+    print(json.dumps(Plan.model_json_schema(), indent=2))

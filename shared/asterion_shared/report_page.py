@@ -1,0 +1,89 @@
+"""What the pages of a run and of a site have in common."""
+
+import base64
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from asterion_shared.charts import Series, line_chart
+from asterion_shared.files import write_atomically
+from asterion_shared.intervals import bounds_95
+from asterion_shared.metric_words import number
+from asterion_shared.pictures import Picture
+from asterion_shared.result import Metrics
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+def write_page(path: Path, template: str, values: Mapping[str, Any]) -> None:
+    """Fill a template of this package and write it atomically.
+
+    Raises:
+        DiskProblemError: the disk is full or not writable.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    style = Markup((_TEMPLATES / "style.css").read_text(encoding="utf-8"))  # noqa: S704  # our file
+    page = environment.get_template(template).render(style=style, **values)
+    write_atomically(path, page.encode())
+
+
+def embed(pictures: Sequence[Picture]) -> list[dict[str, Any]]:
+    """Pictures as the page holds them: inside the HTML, as data addresses."""
+    return [
+        {
+            "title": picture.title,
+            "caption": picture.caption,
+            # A PNG's header holds width and height; given, the page does not jump while it loads.
+            "width": int.from_bytes(picture.png[16:20], "big"),
+            "height": int.from_bytes(picture.png[20:24], "big"),
+            "data": f"data:image/png;base64,{base64.b64encode(picture.png).decode()}",
+        }
+        for picture in pictures
+    ]
+
+
+def chart(
+    pooled: Series | None, sites: list[Series], *, baseline_name: str = "", **options: Any
+) -> dict[str, Any]:
+    """A chart and what its legend needs; the pooled curve is drawn last, on top."""
+    series = sites + ([pooled] if pooled else [])
+    faint = [Series(name=f"each of {len(sites)} sites", points=(), style="faint")]
+    shown = faint if any(one.style == "faint" for one in sites) else sites
+    return {
+        "svg": line_chart(series, **options),
+        "legend": ([pooled] if pooled else []) + shown,
+        "baseline_name": baseline_name,
+        "has_band": bool(options.get("band")),
+    }
+
+
+def interval(metrics: Metrics, name: str) -> str:
+    """The 95 % interval of a metric, or a dash when it was not measured."""
+    ends = bounds_95(metrics, name)
+    return f"{number(ends[0])} to {number(ends[1])}" if ends else number(None)
+
+
+def band(measured: Iterable[tuple[int, Metrics]], name: str) -> list[tuple[float, float, float]]:
+    """(round, low, high) of a metric's 95 % interval, where it is known."""
+    known = ((round_, bounds_95(metrics, name)) for round_, metrics in measured)
+    return [(float(round_), *ends) for round_, ends in known if ends]
+
+
+def lowest_site(sites: Mapping[str, Metrics], metric: str) -> tuple[str, float] | None:
+    """The site with the smallest value of a metric, and the value; None when none has one."""
+    known = [(value, site) for site, m in sites.items() if (value := m.get(metric)) is not None]
+    return (min(known)[1], min(known)[0]) if known else None
+
+
+def plural(count: int, what: str) -> str:
+    """A count with its noun, ``1 site`` or ``2 sites``."""
+    return f"{count:,} {what}{'' if count == 1 else 's'}"

@@ -1,0 +1,353 @@
+"""``result.json``: what a run did, in one file that programs can read. See ``docs/result.md``.
+
+The metrics of a round are those of the global model *after* that round, measured when the sites
+receive it (at the next order, or at the closing evaluation). Round 0 is the initial model.
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field, StringConstraints
+
+from asterion_shared.errors import FileProblemError, SettingsError
+from asterion_shared.files import write_atomically
+from asterion_shared.plan import Name, Sha256, TaskName
+from asterion_shared.settings_files import Rule, Settings, rule, validate
+
+SCHEMA_VERSION: Literal[1] = 1
+PRIVACY = "none: updates leave the sites in clear; no epsilon is claimed"
+
+Status = Literal["finished", "stopped", "quorum_lost", "failed"]
+Outcome = Literal["answered", "refused", "failed", "late"]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0)]
+UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
+
+
+def _finite_or_none(value: object) -> object:
+    """JSON has no NaN: a metric that is not finite is undefined, and undefined is null."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+Measure = Annotated[float | None, BeforeValidator(_finite_or_none)]
+"""A measured number; None where it is undefined (an HD95 without an object) or not finite."""
+
+Metrics = dict[str, Measure]
+"""Metrics by flat name, as :func:`asterion_shared.metrics.summarise` names them."""
+
+
+class SiteOutcome(Settings):
+    """What became of one site in one round."""
+
+    outcome: Outcome
+    """It answered, it refused, it failed, or it had not answered at the deadline."""
+
+    code: str = ""
+    """Why not: one of :data:`asterion_shared.messages.REASON_CODES`; empty when it answered."""
+
+    stage: str = ""
+    """What it was doing when it failed; empty when it answered or nobody knows."""
+
+    num_examples: Count = 0
+    """Training examples behind its update."""
+
+    num_test: Count = 0
+    """Examples behind its metrics."""
+
+    num_bad_files: Count = 0
+    """Files that could not be read and were skipped."""
+
+    num_steps: Count = 0
+    """Optimiser steps done."""
+
+    train_loss: Measure = None
+    """Mean loss over those steps."""
+
+    seconds: Seconds = 0.0
+    """Wall-clock time of the work at the site."""
+
+    bytes_down: Count = 0
+    """Bytes to the site."""
+
+    bytes_up: Count = 0
+    """Bytes from the site."""
+
+
+class RoundResult(Settings):
+    """One round: who was asked, what became of each, and the model after it."""
+
+    round: Count
+    """1, 2, ...; 0 is the count before training, and the initial model."""
+
+    asked: tuple[Name, ...] = ()
+    """Sites that were asked, sorted."""
+
+    outcomes: dict[Name, SiteOutcome] = Field(default_factory=dict)
+    """One for each site that was asked."""
+
+    pooled: Metrics = Field(default_factory=dict)
+    """Metrics of the model after this round over all sites; empty when it was not measured."""
+
+    sites: dict[Name, Metrics] = Field(default_factory=dict)
+    """The same, for each site that measured it."""
+
+    seconds: Seconds = 0.0
+    """Wall-clock time of the round at the coordinator."""
+
+    bytes_down: Count = 0
+    bytes_up: Count = 0
+    update_norm: Measure = None
+    """Euclidean length of the change of the global weights; None when nothing was trained."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda r: set(r.asked) == set(r.outcomes),
+            lambda r: (
+                f"asked is {r.asked} and outcomes has {sorted(r.outcomes)}; "
+                "give one outcome for each site that was asked"
+            ),
+        ),
+    )
+
+    @property
+    def answered(self) -> tuple[str, ...]:
+        """Sites whose report counted, sorted."""
+        return tuple(sorted(s for s, o in self.outcomes.items() if o.outcome == "answered"))
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Sites that were asked and have no report, with the reason (a code, or ``late``)."""
+        return {
+            site: outcome.code or outcome.outcome
+            for site, outcome in sorted(self.outcomes.items())
+            if outcome.outcome != "answered"
+        }
+
+    @property
+    def train_loss(self) -> float | None:
+        """Mean training loss over the sites that answered, weighted by examples; else None."""
+        known = [
+            (outcome.num_examples, outcome.train_loss)
+            for outcome in self.outcomes.values()
+            if outcome.train_loss is not None and outcome.num_examples > 0
+        ]
+        total = sum(count for count, _ in known)
+        return sum(count * loss for count, loss in known) / total if total else None
+
+
+class SiteSummary(Settings):
+    """What a site brought to the run."""
+
+    name: Name
+    num_examples: Count = 0
+    """Training examples."""
+
+    num_test: Count = 0
+    """Held-out examples."""
+
+    num_bad_files: Count = 0
+    """Files that could not be read and were skipped."""
+
+    manifest_sha256: Sha256 | Literal[""] = ""
+    """Hash of the frozen list of records; empty when the site never said."""
+
+
+class SiteRound(Settings):
+    """One round as a site itself saw it: the material of its own report."""
+
+    round: Count
+    """The round whose model was measured and, above 0, in which the site trained."""
+
+    metrics: Metrics = Field(default_factory=dict)
+    """Metrics at this site of the model after that round; empty when it was not measured."""
+
+    num_examples: Count = 0
+    num_test: Count = 0
+    num_steps: Count = 0
+    train_loss: Measure = None
+    seconds: Seconds = 0.0
+
+
+class FinalModel(Settings):
+    """The trained model's file."""
+
+    path: str
+    """Relative to the folder of ``result.json``."""
+
+    sha256: Sha256
+
+
+class Result(Settings):
+    """What a run did."""
+
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: str
+    """Identity of the run, the same over a resume."""
+
+    name: Name
+    """The plan's name."""
+
+    kind: Literal["train", "evaluate", "count"]
+    task: TaskName
+    plan_sha256: Sha256
+    status: Status
+    headline: str = ""
+    """One sentence that says how far it came and who was missing; :func:`write_result` fills it."""
+
+    started: UtcTime
+    """UTC, ISO 8601, ending in ``Z``."""
+
+    finished: UtcTime
+    carrier: Literal["flower", "simulation"]
+    privacy: str = PRIVACY
+    versions: dict[str, str] = Field(default_factory=dict)
+    """Versions of the programs the numbers depend on, by package."""
+
+    rounds_planned: Count
+    """Rounds that the plan asks for."""
+
+    rounds: tuple[RoundResult, ...] = ()
+    """In order, from round 0. With status ``quorum_lost`` the last is the round that lost it."""
+
+    final_metrics: Metrics = Field(default_factory=dict)
+    """Pooled metrics of the final model."""
+
+    final_model: FinalModel | None = None
+    """None when no model was made."""
+
+    sites: tuple[SiteSummary, ...] = ()
+    """Every site of the run, sorted by name; also one that never answered."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda r: [x.round for x in r.rounds] == sorted({x.round for x in r.rounds}),
+            lambda r: f"rounds are {[x.round for x in r.rounds]}; give each once, in order",
+        ),
+        rule(
+            lambda r: len({s.name for s in r.sites}) == len(r.sites),
+            lambda r: f"sites are {[s.name for s in r.sites]}; name each once",
+        ),
+    )
+
+    @property
+    def final_sites(self) -> dict[str, Metrics]:
+        """Metrics of the last measured model by site; empty when none was measured."""
+        return next((dict(r.sites) for r in reversed(self.rounds) if r.sites), {})
+
+
+def headline(result: Result) -> str:
+    """One sentence for the title: how far the run came, and who was missing when and why.
+
+    For example ``5 of 5 rounds finished; site north missing in rounds 3-5 (unreachable)``.
+    """
+    counted = [r for r in result.rounds if r.round > 0 and r.answered]
+    lost = result.rounds[-1] if result.status == "quorum_lost" and result.rounds else None
+    planned = f"{sum(r is not lost for r in counted)} of {result.rounds_planned} rounds"
+    why = f": {len(lost.answered)} of {len(lost.asked)} sites answered" if lost else ""
+    beginnings = {
+        "finished": f"{planned} finished",
+        "stopped": f"stopped after {planned}",
+        "quorum_lost": f"quorum lost after {planned}{why}",
+        "failed": f"failed after {planned}",
+    }
+    if result.kind != "train":
+        work = {"count": "count", "evaluate": "evaluation"}[result.kind]
+        ends = {"finished": " finished", "stopped": " stopped", "failed": " failed"}
+        beginnings = {s: work + ends.get(s, f": quorum lost{why}") for s in beginnings}
+    return "; ".join([beginnings[result.status], *_absences(result)])
+
+
+def _absences(result: Result) -> list[str]:
+    """``site north missing in rounds 3-5 (unreachable)`` for each site, sorted by name."""
+    by_site: dict[str, dict[str, list[int]]] = {}
+    for round_ in result.rounds:
+        for site, reason in round_.missing.items():
+            by_site.setdefault(site, {}).setdefault(reason, []).append(round_.round)
+    asked = {site for round_ in result.rounds for site in round_.asked}
+    sentences = [
+        f"site {site} missing "
+        + " and ".join(
+            f"{round_words(rounds)} ({reason.replace('_', ' ')})"
+            for reason, rounds in reasons.items()
+        )
+        for site, reasons in sorted(by_site.items())
+    ]
+    never = [
+        f"site {s.name} was never asked" for s in result.sites if asked and s.name not in asked
+    ]
+    return sentences + never or ["no site was missing"] if asked else ["no site was asked"]
+
+
+def round_words(numbers: Iterable[int]) -> str:
+    """Round numbers in words; round 0 is what comes before training.
+
+    >>> round_words([0, 1, 2]), round_words([3])
+    ('at the start and in rounds 1-2', 'in round 3')
+    """
+    known = sorted(set(numbers))
+    later = [number for number in known if number > 0]
+    parts = ["at the start"] if 0 in known else []
+    if later:
+        parts.append(f"in {'rounds' if len(later) > 1 else 'round'} {ranges(later)}")
+    return " and ".join(parts)
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Whole numbers as ranges.
+
+    >>> ranges([1, 3, 4, 5])
+    '1, 3-5'
+    """
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+
+
+def write_result(result: Result, path: Path) -> Result:
+    """Write ``result.json`` atomically, with its headline; return what was written.
+
+    Raises:
+        DiskProblemError: the disk is full or not writable; an older file is kept.
+    """
+    complete = result.model_copy(update={"headline": headline(result)})
+    text = json.dumps(complete.model_dump(mode="json"), indent=2, allow_nan=False)
+    write_atomically(path, (text + "\n").encode())
+    return complete
+
+
+def read_result(path: Path) -> Result:
+    """Read and validate ``result.json``.
+
+    Raises:
+        FileProblemError: the file is missing, is not JSON, is of another schema version, or
+            breaks the schema (the first problems are named).
+    """
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
+    except ValueError as error:
+        fix = "write it again by starting the run again"
+        raise FileProblemError(path, f"is not JSON ({error})", fix) from None
+    version = values.get("schema_version") if isinstance(values, dict) else None
+    if version != SCHEMA_VERSION:
+        what = f"has schema_version {version!r}; this program reads version {SCHEMA_VERSION}"
+        raise FileProblemError(path, what, "use the version of asterion that wrote it")
+    try:
+        return validate(Result, values, str(path))
+    except SettingsError as error:
+        named = " | ".join(str(problem) for problem in error.problems[:3])
+        fix = "do not edit it; start the run again to have it written anew"
+        raise FileProblemError(path, f"breaks the schema: {named}", fix) from None
+
+
+def result_schema() -> dict[str, Any]:
+    """JSON schema of ``result.json``, for programs that read it in other languages."""
+    return Result.model_json_schema()

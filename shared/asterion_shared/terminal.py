@@ -1,0 +1,160 @@
+"""A run in the terminal: a line a round, a table at the end; or JSON lines for programs."""
+
+import sys
+from types import TracebackType
+from typing import Self, TextIO
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from asterion_shared import metric_words
+from asterion_shared.events import Event, RoundFinished, RunFinished, RunStarted, event_line
+from asterion_shared.metric_words import in_bytes, in_time, number
+from asterion_shared.plan import TaskName
+from asterion_shared.report_page import interval, lowest_site
+from asterion_shared.result import Metrics, Result, RoundResult
+
+
+class RoundPrinter:
+    """Prints a run as it goes on; call it with each event.
+
+    On a terminal a progress bar stands below the lines while the ``with`` block is open.
+
+    Args:
+        as_json: print each event as one line of JSON instead; the last holds the whole result.
+        stream: where to print; absent: standard output.
+    """
+
+    def __init__(self, *, as_json: bool = False, stream: TextIO | None = None) -> None:
+        self._stream = stream if stream is not None else sys.stdout
+        self._as_json = as_json
+        self._console = Console(file=self._stream, highlight=False)
+        self._task: TaskName = "segmentation"
+        self._planned = 0
+        self._progress: Progress | None = None
+
+    def __enter__(self) -> Self:
+        if not self._as_json and self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("rounds"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                console=self._console, transient=True,
+            )  # fmt: skip
+            self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __call__(self, event: Event) -> None:
+        """Print one event."""
+        if self._as_json:
+            self._stream.write(event_line(event) + "\n")
+            self._stream.flush()
+        elif isinstance(event, RunStarted):
+            self._start(event)
+        elif isinstance(event, RoundFinished):
+            self._line(round_line(event.round_result, self._task, self._planned))
+            if self._progress and event.round_result.round > 0:
+                self._progress.update(self._progress.task_ids[0], advance=1)
+        else:
+            self._close()
+            self._finish(event)
+
+    def _start(self, event: RunStarted) -> None:
+        self._task, self._planned = event.task, event.rounds
+        names = ", ".join(event.sites[:8]) + (", ..." if len(event.sites) > 8 else "")
+        self._line(
+            f"[bold]{escape(event.plan)}[/] run {escape(event.run)}: {event.task}, "
+            f"{event.rounds} rounds, {len(event.sites)} sites ({escape(names)})"
+        )
+        if self._progress:
+            self._progress.add_task("rounds", total=event.rounds)
+
+    def _finish(self, event: RunFinished) -> None:
+        result = event.result
+        self._console.print()
+        self._console.print(final_table(result))
+        style = "green" if result.status == "finished" else "bold red"
+        self._line(f"[{style}]{result.status.replace('_', ' ')}[/]: {escape(result.headline)}")
+
+    def _line(self, text: str) -> None:
+        # Soft: a line a round stays one line, however narrow the terminal or the log.
+        self._console.print(text, soft_wrap=True)
+
+    def _close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+
+def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
+    """One round as one line, in rich's markup.
+
+    For example ``round 3/5  2/3 sites  Dice 0.612 (baseline 0.000)  lowest south 0.540  4.1 s
+    missing: north (unreachable)``.
+    """
+    metric = metric_words.headline_metric(task)
+    width = len(str(planned))
+    parts = [
+        f"round {result.round:>{width}}/{planned}",
+        f"{len(result.answered)}/{len(result.asked)} sites",
+    ]
+    if result.pooled:
+        baseline = result.pooled.get(f"baseline/{metric}")
+        beside = f" (baseline {number(baseline)})" if baseline is not None else ""
+        parts.append(
+            f"{metric_words.label(metric)} [bold]{number(result.pooled.get(metric))}[/]{beside}"
+        )
+    lowest = lowest_site(result.sites, metric)
+    if lowest and len(result.sites) > 1:
+        parts.append(f"lowest {escape(lowest[0])} {number(lowest[1])}")
+    if result.train_loss is not None:
+        parts.append(f"loss {number(result.train_loss)}")
+    parts.append(in_time(result.seconds))
+    if result.missing:
+        missing = ", ".join(f"{s} ({why.replace('_', ' ')})" for s, why in result.missing.items())
+        parts.append(f"[yellow]missing: {escape(missing)}[/]")
+    return "  ".join(parts)
+
+
+def final_table(result: Result) -> Table:
+    """The final model at each site and over all, as a table for the terminal."""
+    metric = metric_words.headline_metric(result.task)
+    others = [n for n in metric_words.secondary_metrics(result.task) if n in result.final_metrics]
+    table = Table(title=f"{result.name}: the final model, on held-out data", title_justify="left")
+    table.add_column("site")
+    for head in ("train", "test", metric_words.label(metric), "baseline", "95 % interval"):
+        table.add_column(head, justify="right")
+    for name in (*others, "answered", "skipped"):
+        table.add_column(metric_words.label(name), justify="right")
+
+    def cells(metrics: Metrics) -> list[str]:
+        main = [number(metrics.get(metric)), number(metrics.get(f"baseline/{metric}"))]
+        return [*main, interval(metrics, metric), *(number(metrics.get(n)) for n in others)]
+
+    for site in result.sites:
+        rounds = [r for r in result.rounds if r.round > 0 and site.name in r.asked]
+        answered = f"{sum(site.name in r.answered for r in rounds)}/{len(rounds)}"
+        table.add_row(
+            site.name, f"{site.num_examples:,}", f"{site.num_test:,}",
+            *cells(result.final_sites.get(site.name, {})), answered, str(site.num_bad_files),
+        )  # fmt: skip
+    table.add_section()
+    measured = [s for s in result.sites if s.name in result.final_sites]
+    table.add_row(
+        "pooled", f"{sum(s.num_examples for s in result.sites):,}",
+        f"{sum(s.num_test for s in measured):,}", *cells(result.final_metrics), "",
+        str(sum(s.num_bad_files for s in result.sites)), style="bold",
+    )  # fmt: skip
+    down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
+    seconds = in_time(sum(r.seconds for r in result.rounds))
+    traffic = f", {in_bytes(down)} down, {in_bytes(up)} up" if down or up else ""
+    table.caption, table.caption_justify = f"{seconds}{traffic}", "left"
+    return table

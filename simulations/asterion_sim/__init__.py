@@ -1,0 +1,1 @@
+"""The same code over many virtual sites on one machine."""

@@ -1,0 +1,137 @@
+"""Orders and answers survive the way as records; anything else is refused."""
+
+import numpy as np
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from tests.flower.conftest import make_order, make_plan, make_report
+
+from asterion_shared import flower_messages as fm
+from asterion_shared.errors import OrderRefusedError, ReportRejectedError
+from asterion_shared.messages import REASON_CODES, NoReport, Report
+from asterion_shared.metrics import Statistic
+from asterion_shared.plan import Plan
+
+
+def over_the_wire(content: RecordDict) -> RecordDict:
+    return recorddict_from_proto(recorddict_to_proto(content))
+
+
+@given(arrays.arrays(np.float32, st.integers(0, 40)))
+def test_a_vector_comes_back_bit_for_bit(vector: np.ndarray) -> None:
+    order = make_order(make_plan(), weights=vector)
+    got = fm.decode_order(over_the_wire(fm.encode_order(order, "north")))
+    assert got.site == "north"
+    assert got.order.weights is not None
+    assert got.order.weights.tobytes() == vector.tobytes()
+    assert got.order.plan == order.plan
+
+
+def test_the_bytes_are_plain_little_endian_floats(plan: Plan) -> None:
+    content = fm.encode_order(make_order(plan, weights=np.array([1.0, -2.0], np.float32)), "north")
+    # IEEE 754: 1.0 is 3f800000, -2.0 is c0000000; the lowest byte first.
+    assert content["weights"]["vector"].data == bytes.fromhex("0000803f000000c0")
+
+
+@pytest.mark.parametrize("phase", ["count", "train", "evaluate"])
+def test_an_order_and_its_report_come_back_equal(plan: Plan, phase: str) -> None:
+    weights = None if phase == "count" else np.arange(3, dtype=np.float32)
+    order = make_order(plan, phase=phase, weights=weights)
+    assert fm.decode_order(over_the_wire(fm.encode_order(order, "a"))).order.phase == phase
+    statistics = {"confusion": Statistic("confusion", np.array([1.0, 2.0, 0.0, 4.5]))}
+    report = make_report(order, statistics=statistics)
+    got = fm.decode_answer(over_the_wire(fm.encode_report(report)), "north", 3)
+    assert isinstance(got, Report)
+    for name in ("site", "num_examples", "num_test", "num_bad_files", "num_steps", "train_loss",
+                 "seconds", "manifest_sha256"):  # fmt: skip
+        assert getattr(got, name) == getattr(report, name)
+    assert (got.update is None) == (report.update is None)
+    assert got.statistics["confusion"].kind == "confusion"
+    assert got.statistics["confusion"].values.tolist() == [1.0, 2.0, 0.0, 4.5]
+    assert got.bytes_up > 0
+
+
+@pytest.mark.parametrize("code", sorted(REASON_CODES))
+def test_every_code_comes_back(code: str) -> None:
+    got = fm.decode_answer(fm.encode_refusal(fm.Refusal(code, "training")), "north", 3)
+    assert isinstance(got, NoReport)
+    assert (got.site, got.code, got.stage) == ("north", code, "training")
+    assert got.outcome == ("failed" if code in fm.FAILURES else "refused")
+
+
+def _with(record: str, **fields: object) -> RecordDict:
+    content = fm.encode_report(make_report(make_order(make_plan())))
+    content[record].update(fields)
+    return content
+
+
+def _vector(data: bytes, shape: tuple[int, ...], stype: str = fm.VECTOR_TYPE) -> RecordDict:
+    content = fm.encode_report(make_report(make_order(make_plan())))
+    content["update"] = ArrayRecord({"vector": Array("float32", shape, stype, data)})
+    return content
+
+
+HOSTILE = {
+    "nothing": RecordDict(),
+    "a word": _with("report", note="a patient"),
+    "a text for a number": _with("report", num_examples="7"),
+    "a bool for a number": _with("report", num_examples=True),
+    "a negative count": _with("report", num_examples=-1),
+    "a huge count": _with("report", num_examples=2**60),
+    "another version": _with("report", format=2),
+    "no finite time": _with("report", seconds=float("nan")),
+    "a long hash": _with("report", manifest_sha256="0" * 65),
+    "an unknown record": RecordDict(
+        {**fm.encode_report(make_report(make_order(make_plan()))), "x": ConfigRecord()}
+    ),
+    "statistics without a kind": _with("statistics", dice=[1.0]),
+    "a number that is no list": RecordDict(
+        {
+            **fm.encode_report(make_report(make_order(make_plan()))),
+            "kinds": ConfigRecord({"dice": "unit_moments"}),
+            "statistics": MetricRecord({"dice": 1.0}),
+        }
+    ),
+    "a short update": _vector(bytes(8), (2,)),
+    "a long update": _vector(bytes(16), (4,)),
+    "a wrong shape": _vector(bytes(12), (1, 3)),
+    "a bigger shape than bytes": _vector(bytes(12), (2**40,)),
+    "half a number": _vector(bytes(13), (3,)),
+    "a pickle or npy": _vector(bytes(12), (3,), "numpy.ndarray"),
+    "an unknown code": RecordDict(
+        {"refusal": ConfigRecord({"format": 1, "code": "john smith", "stage": ""})}
+    ),
+    "an unknown stage": RecordDict(
+        {"refusal": ConfigRecord({"format": 1, "code": "no_data", "stage": "in bed 4"})}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_broken_answer_is_rejected(name: str) -> None:
+    with pytest.raises(ReportRejectedError):
+        fm.decode_answer(HOSTILE[name], "north", 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"plan": "{"},
+        {"plan": "{}"},
+        {"plan": "x" * (fm.MOST_TEXT_BYTES + 1)},
+        {"phase": "delete"},
+        {"round": "1"},
+        {"evaluate": 1},
+        {"format": 9},
+        {"extra": 1},
+    ],
+)
+def test_a_broken_order_is_refused_with_a_code(plan: Plan, change: dict[str, object]) -> None:
+    content = fm.encode_order(make_order(plan), "north")
+    content["order"].update(change)
+    with pytest.raises(OrderRefusedError) as caught:
+        fm.decode_order(content)
+    assert caught.value.code == "plan_invalid"
