@@ -11,16 +11,17 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from asterion_client.kept_tensors import restore_kept, store_kept
 from asterion_shared.algorithms import algorithm_of
-from asterion_shared.cases import Predict, SiteData
+from asterion_shared.cases import CaseList, Predict, SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
-from asterion_shared.metrics import Statistic
+from asterion_shared.metrics import BASELINE, Statistic
 from asterion_shared.parameters import Kept, Layout, Vector, layout_of, read_kept, read_vector
 from asterion_shared.parameters import write_vector as copy_weights
 from asterion_shared.plan import LocalSettings, Plan
@@ -31,6 +32,7 @@ from asterion_shared.tasks.batches import draw_batches
 from asterion_shared.tasks.prediction import model_predictor
 
 Item = TypeVar("Item")
+_baselines: WeakKeyDictionary[CaseList, dict[str, dict[str, Statistic]]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,12 +142,18 @@ def evaluate(predict: Predict, data: SiteData, plan: Plan) -> dict[str, Statisti
     """
     if len(data.test) == 0:
         return {}
-    scores = task_module(plan.task).scores
-    trivial = baseline_predictor(plan, data.train)
-    return scores(predict, data.test, plan) | {
-        f"baseline/{name}": statistic
-        for name, statistic in scores(trivial, data.test, plan).items()
-    }
+    found = task_module(plan.task).scores(predict, data.test, plan)
+    return found | _baseline_statistics(data, plan)
+
+
+def _baseline_statistics(data: SiteData, plan: Plan) -> dict[str, Statistic]:
+    """Scored once for a run: neither the baseline nor the test cases change with the rounds."""
+    known = _baselines.setdefault(data.test, {})
+    if plan.sha256 not in known:
+        trivial = baseline_predictor(plan, data.train)
+        found = task_module(plan.task).scores(trivial, data.test, plan)
+        known[plan.sha256] = {f"{BASELINE}{name}": part for name, part in found.items()}
+    return known[plan.sha256]
 
 
 def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, float]:

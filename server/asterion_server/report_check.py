@@ -23,7 +23,7 @@ def check_report(report: Report, order: Order, layout: Layout) -> None:
         if not 0 <= value <= MOST_EXAMPLES:
             raise _rejected(report, f"{name} is {value}, allowed are 0 to {MOST_EXAMPLES}")
     try:
-        check_statistics(report.statistics, order.plan)
+        check_statistics(report.statistics, order.plan, num_cases=report.num_test)
     except ValueError as error:
         raise _rejected(report, str(error)) from None
     if order.phase != "train":

@@ -73,7 +73,7 @@ def view(plan: Plan, case: Case, shape: tuple[int, ...], cut: Cut) -> View:
     named = len(plan.data.channels) > 1 and not colour
     volume = len(shape) == 3
     # NIfTI runs right, forward, up; a DICOM series lies slice by slice and row by row.
-    anatomical = volume and isinstance((*cut, 0)[0], slice)
+    anatomical = volume and all(isinstance(part, slice) for part in cut[:1])
     return View(
         plane=np.stack(planes, axis=-1) if colour else planes[0],
         words=f"Shown is channel {plan.data.channels[0]}. " if named else "",

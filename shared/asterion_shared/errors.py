@@ -11,7 +11,8 @@ AsterionError                  1
 ├── ReportRejectedError       21    a site's report broke the contract (layout, range, finite)
 ├── OrderRefusedError         22    a site said no, with a reason code
 ├── ConnectionProblemError    30    an address, port, key or certificate does not work
-│   └── PortInUseError        31    another process holds the port
+│   ├── PortInUseError        31    another process holds the port
+│   └── UnreachableError      32    nobody answers at the address, perhaps not yet
 ├── DiskProblemError          40    a disk is full or not writable; nothing done before is lost
 └── RunStoppedError           50    somebody stopped the run; it can be resumed
 """
@@ -156,6 +157,12 @@ class PortInUseError(ConnectionProblemError):
         super().__init__(
             f"{address} is already in use; stop the process that holds it or choose another port"
         )
+
+
+class UnreachableError(ConnectionProblemError):
+    """Nobody answers at an address: perhaps not yet."""
+
+    exit_code = 32
 
 
 class DiskProblemError(AsterionError):

@@ -71,7 +71,8 @@ def _distance_to(surface: Flags, spacing: Sequence[float]) -> npt.NDArray[np.flo
 
 
 def _surface(mask: Flags) -> Flags:
-    return mask & ~np.asarray(ndimage.binary_erosion(mask), bool)
+    inside: Flags = np.asarray(ndimage.binary_erosion(mask), np.bool_)
+    return mask & ~inside
 
 
 def _bounding_box(mask: Flags) -> tuple[slice, ...]:

@@ -38,8 +38,8 @@ def simulate(
         virtual = VirtualSites(synthetic_sites(wanted, num_sites), {})
         if not as_json:
             typer.echo(f"no --sites given: {num_sites} sites with generated data")
-    printer = RoundPrinter(as_json=as_json)
-    run(wanted, virtual, out, emit=printer, device=device, plan_folder=plan.parent)
+    with RoundPrinter(as_json=as_json) as printer:
+        run(wanted, virtual, out, emit=printer, device=device, plan_folder=plan.parent)
     if not as_json:
         typer.echo(f"result {out / 'result.json'}\nreport {out / 'report.html'}")
 

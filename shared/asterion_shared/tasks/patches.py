@@ -59,13 +59,14 @@ def take(
     array: npt.NDArray[Scalar], start: Start, size: Sequence[int], fill: float = 0
 ) -> npt.NDArray[Scalar]:
     """Cut a patch out of the last ``len(size)`` axes; what lies outside the array is ``fill``."""
-    inside, place = _overlap(array.shape[-len(size) :], start, size)
-    piece = array[(..., *inside)]
-    if piece.shape[-len(size) :] == tuple(size):
+    leading = array.ndim - len(size)
+    inside, place = _overlap(array.shape[leading:], start, size)
+    every = (slice(None),) * leading
+    piece = array[every + inside]
+    if piece.shape[leading:] == tuple(size):
         return piece
-    leading = array.shape[: -len(size)]
-    patch = np.full((*leading, *size), fill, array.dtype)
-    patch[(..., *place)] = piece
+    patch = np.full((*array.shape[:leading], *size), fill, array.dtype)
+    patch[every + place] = piece
     return patch
 
 

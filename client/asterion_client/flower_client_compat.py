@@ -1,0 +1,149 @@
+"""Every non-public flwr name a site uses. Tests fail when one of them changes.
+
+The site's runner stands where Flower's SuperExec and ``flwr-clientapp`` would: it takes tasks
+from its own SuperNode over the loopback interface, proves itself with a shared secret, and gives
+each task to the one installed app. Code that comes with a run is never unpacked.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import load_ssh_private_key
+from flwr.app import Context, Message
+from flwr.common.constant import SubStatus
+from flwr.proto.fleet_pb2 import DeactivateNodeRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.runtime.run_clientapp import (
+    pull_task_input,
+    push_message,
+    push_task_output,
+)
+
+Work = Callable[[Message, Context], Message]
+
+_ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+_COMPONENT = "flwr-clientapp"
+ACTIVATION_FAILED = "[code: 2004]"
+"""What a SuperNode writes when the coordinator still holds its previous session."""
+
+_HEARTBEAT_TRIES = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task that was taken: its token is good for this task alone."""
+
+    token: str
+
+
+class TaskSource:
+    """Takes tasks from the site's own SuperNode.
+
+    Args:
+        address: ``127.0.0.1:port`` of the SuperNode.
+        secret_file: the secret shared with it.
+    """
+
+    def __init__(self, address: str, secret_file: Path) -> None:
+        secret = load_superexec_auth_secret(str(secret_file))
+        if secret is None:
+            msg = f"{secret_file} holds no secret"
+            raise ValueError(msg)
+        self._address = address
+        # No retries here: the runner's own loop asks again, and it must notice a dead SuperNode.
+        self._client = RuntimeHttpClient.from_server_address(
+            server_address=address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="SuperExec"),
+                SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={_ACQUIRE}),
+            ],
+        )
+
+    def take(self) -> Task | None:
+        """The oldest waiting task, or None."""
+        kinds = [TaskType.CLIENT_APP]
+        response = self._client.AcquireTask(AcquireTaskRequest(supported_task_types=kinds))
+        return Task(response.token) if response.HasField("task") and response.token else None
+
+    def carry_out(self, task: Task, work: Work) -> None:
+        """Pull a task's message, do the work, push the reply; a heartbeat runs meanwhile."""
+        client = RuntimeHttpClient.from_server_address(
+            server_address=self._address,
+            insecure=True,
+            root_certificates=None,
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name=_COMPONENT),
+                RuntimeTokenHttpInterceptor(task.token),
+            ],
+            retry_invoker=_few_retries(),
+        )
+        heartbeat = HeartbeatSender(_heartbeat(client))
+        heartbeat.start()
+        context, ending = None, SubStatus.FAILED
+        try:
+            message, context, _, _ = pull_task_input(client)
+            push_message(client, work(message, context), context)
+            ending = SubStatus.COMPLETED
+        finally:
+            # The details would go to the coordinator: none.
+            push_task_output(client, context, ending, "")
+            heartbeat.stop()
+            client.close()
+
+
+def release_session(
+    address: str, root_certificate: Path, private_key: Path, node_number: int
+) -> None:
+    """End the site's own previous session, which a killed SuperNode left behind.
+
+    Without it the coordinator refuses the site until that session has expired (60 s).
+    """
+    key = load_ssh_private_key(private_key.read_bytes(), None)
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        msg = f"{private_key} is not an EC private key"
+        raise TypeError(msg)
+    with FleetHttpClient.from_server_address(
+        address,
+        False,
+        root_certificate.read_bytes(),
+        interceptors=[
+            RuntimeVersionHttpInterceptor(component_name="SuperNode"),
+            NodeAuthHttpInterceptor(key, key.public_key()),
+        ],
+    ) as client:
+        client.DeactivateNode(DeactivateNodeRequest(node_id=node_number))
+
+
+def _few_retries():  # type: ignore[no-untyped-def]
+    invoker = make_simple_http_retry_invoker()
+    invoker.max_tries = 3
+    return invoker
+
+
+def _heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
+    def beat() -> bool:
+        # Flower's own function ends the whole process when a task was withdrawn; a warm runner
+        # goes on, and the reply to a withdrawn task is dropped by the SuperNode.
+        try:
+            client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+        except OSError:
+            return False
+        return True
+
+    return beat
