@@ -5,10 +5,12 @@ from its own SuperNode over the loopback interface, proves itself with a shared 
 each task to the one installed app. Code that comes with a run is never unpacked.
 """
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
 from flwr.app import Context, Message
@@ -23,7 +25,7 @@ from flwr.supercore.interceptors import (
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
-from flwr.supercore.retry import make_simple_http_retry_invoker
+from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -37,10 +39,11 @@ Work = Callable[[Message, Context], Message]
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _COMPONENT = "flwr-clientapp"
+SUPERNODE_NUMBER = re.compile(r"SuperNode ID: (\d+)")
+"""How a SuperNode says which number the coordinator knows it by."""
+
 ACTIVATION_FAILED = "[code: 2004]"
 """What a SuperNode writes when the coordinator still holds its previous session."""
-
-_HEARTBEAT_TRIES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +106,8 @@ class TaskSource:
         finally:
             # The details would go to the coordinator: none.
             push_task_output(client, context, ending, "")
-            heartbeat.stop()
+            if heartbeat.is_running:
+                heartbeat.stop()
             client.close()
 
 
@@ -130,7 +134,7 @@ def release_session(
         client.DeactivateNode(DeactivateNodeRequest(node_id=node_number))
 
 
-def _few_retries():  # type: ignore[no-untyped-def]
+def _few_retries() -> RetryInvoker:
     invoker = make_simple_http_retry_invoker()
     invoker.max_tries = 3
     return invoker
@@ -142,7 +146,7 @@ def _heartbeat(client: RuntimeHttpClient) -> Callable[[], bool]:
         # goes on, and the reply to a withdrawn task is dropped by the SuperNode.
         try:
             client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
-        except OSError:
+        except httpx.HTTPError:
             return False
         return True
 

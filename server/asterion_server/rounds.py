@@ -23,7 +23,7 @@ from asterion_server.checkpoint import Checkpoint, load_latest, store
 from asterion_server.initial_weights import initial_weights
 from asterion_server.report_check import check_report
 from asterion_server.selection import select, weight_of
-from asterion_shared.errors import QuorumLostError, ReportRejectedError
+from asterion_shared.errors import QuorumLostError, ReportRejectedError, RunStoppedError
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
 from asterion_shared.files import write_atomically
 from asterion_shared.messages import Answer, Cohort, NoReport, Order, Phase, Report
@@ -74,6 +74,7 @@ def run_rounds(
 
     Raises:
         QuorumLostError: too few sites answered; the result and the checkpoints are written.
+        RunStoppedError: somebody stopped the run; likewise.
         PlanMismatchError: the folder holds another run, or the plan and its model do not fit.
         DiskProblemError: the disk is full; finished rounds are kept.
     """
@@ -83,6 +84,9 @@ def run_rounds(
         loop.carry_out()
     except QuorumLostError:
         loop.finish("quorum_lost")
+        raise
+    except RunStoppedError:
+        loop.finish("stopped")
         raise
     return loop.finish("finished")
 

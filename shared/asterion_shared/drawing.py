@@ -70,17 +70,20 @@ def view(plan: Plan, case: Case, shape: tuple[int, ...], cut: Cut) -> View:
     sky = plan.data.pixel_scale_arcsec is not None or plan.data.normalisation in ("asinh", "zscale")
     planes = [stretch(c[cut], asinh=sky and plan.data.normalisation != "asinh") for c in channels]
     spacing = _plane_spacing(case, shape, cut)
-    named = len(plan.data.channels) > 1 and not colour
     volume = len(shape) == 3
     # NIfTI runs right, forward, up; a DICOM series lies slice by slice and row by row.
     anatomical = volume and all(isinstance(part, slice) for part in cut[:1])
     return View(
         plane=np.stack(planes, axis=-1) if colour else planes[0],
-        words=f"Shown is channel {plan.data.channels[0]}. " if named else "",
+        words="" if colour else _channel_words(plan.data.channels),
         transpose=anatomical,
         upwards=anatomical or sky,
         aspect=spacing[1] / spacing[0] if anatomical else spacing[0] / spacing[1],
     )
+
+
+def _channel_words(names: tuple[str, ...]) -> str:
+    return f"Shown is channel {names[0]}. " if names[1:] else ""
 
 
 def _resample(channel: Array, factors: list[float]) -> Array:

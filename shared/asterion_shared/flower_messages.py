@@ -159,8 +159,24 @@ def decode_answer(content: RecordDict, site: str, size: int | None) -> Report | 
 
 
 def num_bytes(content: RecordDict) -> int:
-    """Bytes of all records of a message, without their names."""
-    return sum(record.count_bytes() for record in content.values())
+    """Bytes of the values of all records of a message, without their names.
+
+    flwr's own count refuses an empty text, so settings are counted here.
+    """
+    return sum(
+        sum(map(_config_bytes, record.values()))
+        if isinstance(record, ConfigRecord)
+        else record.count_bytes()
+        for record in content.values()
+    )
+
+
+def _config_bytes(value: object) -> int:
+    if isinstance(value, str | bytes):
+        return len(value)
+    if isinstance(value, list):
+        return sum(map(_config_bytes, value))
+    return 1 if isinstance(value, bool) else 8
 
 
 def vector_record(vector: Vector) -> ArrayRecord:

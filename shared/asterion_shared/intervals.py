@@ -1,13 +1,12 @@
 """The 95 % interval of a metric, from what stands beside it in the result."""
 
 import math
-
-from asterion_shared.result import Metrics
+from collections.abc import Mapping
 
 _NORMAL_95 = 1.959964
 
 
-def bounds_95(metrics: Metrics, name: str) -> tuple[float, float] | None:
+def bounds_95(metrics: Mapping[str, float | None], name: str) -> tuple[float, float] | None:
     """Lower and upper end of the 95 % interval of a metric.
 
     Means over cases bring theirs (``NAME_low``, ``NAME_high``). That of an AUROC is Hanley and

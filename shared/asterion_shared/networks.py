@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 
-import torch
 from monai.networks.nets.densenet import DenseNet121
 from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
@@ -107,25 +106,17 @@ class ResidualBlock(nn.Module):
 
 def _logistic(plan: Plan) -> nn.Module:
     """Logistic regression on the encoded columns: (B, N) to logits (B, K)."""
-    return nn.Sequential(KnownColumns(), nn.Linear(table_width(plan.data), len(plan.data.classes)))
+    return nn.Linear(table_width(plan.data), len(plan.data.classes))
 
 
 def _mlp(plan: Plan) -> nn.Module:
     """Fully connected layers on the encoded columns: (B, N) to logits (B, K)."""
-    layers: list[nn.Module] = [KnownColumns()]
+    layers: list[nn.Module] = []
     before = table_width(plan.data)
     for width in plan.model.widths:
         layers += [nn.Linear(before, width), nn.ReLU(), nn.Dropout(plan.model.dropout)]
         before = width
     return nn.Sequential(*layers, nn.Linear(before, len(plan.data.classes)))
-
-
-class KnownColumns(nn.Module):
-    """Puts 0 where a column is missing (NaN), so that it has no say."""
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        """(B, N) to (B, N), finite."""
-        return torch.nan_to_num(inputs)
 
 
 def _conv_autoencoder(plan: Plan) -> nn.Module:

@@ -66,10 +66,10 @@ def chart(
     }
 
 
-def interval(metrics: Metrics, name: str) -> str:
+def interval(metrics: Metrics, name: str, *, digits: int = 3, between: str = " to ") -> str:
     """The 95 % interval of a metric, or a dash when it was not measured."""
     ends = bounds_95(metrics, name)
-    return f"{number(ends[0])} to {number(ends[1])}" if ends else number(None)
+    return between.join(number(end, digits=digits) for end in ends) if ends else number(None)
 
 
 def band(measured: Iterable[tuple[int, Metrics]], name: str) -> list[tuple[float, float, float]]:

@@ -4,6 +4,7 @@ import sys
 from types import TracebackType
 from typing import Self, TextIO
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -15,6 +16,9 @@ from asterion_shared.metric_words import in_bytes, in_time, number
 from asterion_shared.plan import TaskName
 from asterion_shared.report_page import interval, lowest_site
 from asterion_shared.result import Metrics, Result, RoundResult
+
+WIDE_COLUMNS = 110
+"""Columns of a terminal from which on the secondary metrics are shown."""
 
 
 class RoundPrinter:
@@ -80,7 +84,7 @@ class RoundPrinter:
     def _finish(self, event: RunFinished) -> None:
         result = event.result
         self._console.print()
-        self._console.print(final_table(result))
+        self._console.print(final_table(result, width=self._console.width))
         style = "green" if result.status == "finished" else "bold red"
         self._line(f"[{style}]{result.status.replace('_', ' ')}[/]: {escape(result.headline)}")
 
@@ -124,20 +128,30 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
     return "  ".join(parts)
 
 
-def final_table(result: Result) -> Table:
-    """The final model at each site and over all, as a table for the terminal."""
+def final_table(result: Result, *, width: int = 80) -> Table:
+    """The final model at each site and over all, as a table for the terminal.
+
+    Args:
+        result: what the run did.
+        width: columns of the terminal; the secondary metrics are shown from 110 on.
+    """
     metric = metric_words.headline_metric(result.task)
-    others = [n for n in metric_words.secondary_metrics(result.task) if n in result.final_metrics]
-    table = Table(title=f"{result.name}: the final model, on held-out data", title_justify="left")
-    table.add_column("site")
-    for head in ("train", "test", metric_words.label(metric), "baseline", "95 % interval"):
-        table.add_column(head, justify="right")
-    for name in (*others, "answered", "skipped"):
-        table.add_column(metric_words.label(name), justify="right")
+    secondary = metric_words.secondary_metrics(result.task) if width >= WIDE_COLUMNS else ()
+    others = [name for name in secondary if name in result.final_metrics]
+    table = Table(
+        title=f"{result.name}: the final model, on held-out data",
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
+    )  # fmt: skip
+    table.add_column("site", overflow="ellipsis", no_wrap=True)
+    heads = ["train", "test", metric_words.label(metric), "baseline", "95 %\ninterval"]
+    heads += [metric_words.label(name) for name in others]
+    for head in (*heads, "answered", "files\nskipped"):
+        table.add_column(head, justify="right", no_wrap=True)
 
     def cells(metrics: Metrics) -> list[str]:
         main = [number(metrics.get(metric)), number(metrics.get(f"baseline/{metric}"))]
-        return [*main, interval(metrics, metric), *(number(metrics.get(n)) for n in others)]
+        spread = interval(metrics, metric, digits=2, between="-")
+        return [*main, spread, *(number(metrics.get(n)) for n in others)]
 
     for site in result.sites:
         rounds = [r for r in result.rounds if r.round > 0 and site.name in r.asked]

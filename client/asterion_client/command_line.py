@@ -1,0 +1,62 @@
+"""``asterion site``: run a site, check it, write its settings."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run and check a site. Its data never leave it.")
+
+SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
+
+
+@app.command()
+def start(
+    site_toml: SiteToml,
+    wait: Annotated[
+        float, typer.Option(min=0, help="seconds that the coordinator may be unreachable at first")
+    ] = 30.0,
+) -> None:
+    """Keep the site connected and answer orders until Ctrl-C."""
+    from asterion_client.daemon import run_site, stop_on_signals
+
+    run_site(
+        site_toml,
+        wait_seconds=wait,
+        say=lambda line: print(line, flush=True),
+        stop=stop_on_signals(),
+    )
+
+
+@app.command()
+def check(
+    site_toml: SiteToml,
+    plan: Annotated[
+        Path | None, typer.Option(help="check against this plan too, data and labels included")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Name every problem of settings, data, labels, disk, device and connection at once."""
+    from asterion_client.check import check_site
+    from asterion_shared.plan import read_plan
+
+    wanted = read_plan(plan) if plan is not None else None
+    problems = check_site(site_toml, wanted)
+    fatal = any(problem.fatal for problem in problems)
+    if as_json:
+        rows = [{"where": p.where, "what": p.what, "fix": p.fix, "fatal": p.fatal}
+                for p in problems]  # fmt: skip
+        print(json.dumps({"site": str(site_toml), "problems": rows}))
+    else:
+        for problem in problems:
+            print(f"{'problem' if problem.fatal else 'warning'}: {problem}")
+        print(f"{site_toml}: {_verdict(len(problems), fatal)}")
+    if fatal:
+        raise typer.Exit(12)
+
+
+def _verdict(num_problems: int, fatal: bool) -> str:
+    if not num_problems:
+        return "no problem found"
+    return f"{num_problems} found; the site cannot take part" if fatal else "only warnings"

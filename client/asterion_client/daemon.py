@@ -1,0 +1,221 @@
+"""The site's daemon: keeps a SuperNode and a warm runner going, and says how it stands.
+
+A SuperNode that was killed leaves its session behind, and the coordinator would refuse the site
+until it expires; the daemon ends that session itself. When the daemon is killed both its
+processes end, so the site never looks alive while nobody would answer.
+"""
+
+import secrets
+import signal
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import httpx
+
+from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
+from asterion_shared.child_process import Service, flower_command, flower_environment
+from asterion_shared.connection_check import check_connection
+from asterion_shared.errors import (
+    ConnectionProblemError,
+    DiskProblemError,
+    FileProblemError,
+    UnreachableError,
+)
+
+CHECK_SECONDS = 0.5
+"""Pause between two looks at the processes."""
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """A site's connection with its paths made absolute."""
+
+    address: str
+    root_certificate: Path
+    private_key: Path
+
+
+def connection_of(settings: SiteSettings, folder: Path) -> Connection:
+    """The connection of a site, its files checked.
+
+    Raises:
+        ConnectionProblemError: the settings have none.
+        FileProblemError: the certificate or the key is missing, or others may read the key.
+    """
+    given: ConnectionSettings | None = settings.connection
+    if given is None:
+        msg = (
+            f"site {settings.name} has no [connection]; add address, root_certificate and "
+            "private_key as its coordinator's operator gave them"
+        )
+        raise ConnectionProblemError(msg)
+    key = folder / given.private_key
+    for path in (folder / given.root_certificate, key):
+        if not path.is_file():
+            raise FileProblemError(path, "no such file", "get it from the coordinator's operator")
+    if key.stat().st_mode & 0o077:
+        raise FileProblemError(key, "others can read this private key", f"chmod 600 {key}")
+    return Connection(given.address, folder / given.root_certificate, key)
+
+
+def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> None:
+    """Keep a site connected until told to stop.
+
+    Args:
+        site_toml: the site's settings.
+        wait_seconds: how long a coordinator may stay unreachable at the start.
+        say: is told in one line each time the site's standing changes.
+        stop: set it to end.
+
+    Raises:
+        SettingsError, FileProblemError: the settings are wrong.
+        UnreachableError: nobody answered at the address in time.
+        ConnectionProblemError: the certificate or the site's key is not accepted.
+        DiskProblemError: the state folder is not writable.
+    """
+    settings, folder = read_site_settings(site_toml), site_toml.resolve().parent
+    connection = connection_of(settings, folder)
+    _wait_for_coordinator(connection, wait_seconds, say, stop)
+    if stop.is_set():
+        return
+    state = folder / settings.state_folder
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DiskProblemError(state, error.strerror or "mkdir failed") from error
+    with tempfile.TemporaryDirectory(prefix="asterion-site-") as private:
+        secret = Path(private) / "secret"
+        secret.touch(0o600)
+        secret.write_bytes(secrets.token_bytes(32))
+        daemon = _Daemon(settings.name, site_toml.resolve(), connection, state, secret, say)
+        daemon.run(stop)
+
+
+def _wait_for_coordinator(
+    connection: Connection, wait_seconds: float, say: Say, stop: Event
+) -> None:
+    until, told = time.monotonic() + wait_seconds, False
+    while not stop.is_set():
+        try:
+            check_connection(connection.address, connection.root_certificate)
+        except UnreachableError as error:
+            if time.monotonic() >= until:
+                raise
+            if not told:
+                say(f"{error}; trying for {wait_seconds:.0f} s")
+                told = True
+            stop.wait(min(2.0, wait_seconds))
+        else:
+            return
+
+
+class _Daemon:
+    def __init__(
+        self,
+        name: str,
+        site_toml: Path,
+        connection: Connection,
+        state: Path,
+        secret: Path,
+        say: Say,
+    ) -> None:
+        self._name, self._connection, self._say = name, connection, say
+        self._session = state / "flower" / "session"
+        port = _free_port()
+        environment = flower_environment(state / "flower")
+        supernode = flower_command(
+            "flower-supernode",
+            ["--superlink", connection.address,
+             "--root-certificates", str(connection.root_certificate),
+             "--auth-supernode-private-key", str(connection.private_key),
+             "--isolation", "process", "--superexec-auth-secret-file", str(secret),
+             "--host", "127.0.0.1", "--port", str(port)],
+        )  # fmt: skip
+        runner = [sys.executable, "-m", "asterion_client.runner", "--site", str(site_toml),
+                  "--runtime", f"127.0.0.1:{port}", "--secret", str(secret)]  # fmt: skip
+        logs = state / "logs"
+        self._supernode = Service("supernode", supernode, logs / "supernode.log", environment)
+        self._runner = Service("runner", runner, logs / "runner.log", environment)
+        self._connected = False
+        self._was_connected = False
+
+    def run(self, stop: Event) -> None:
+        try:
+            # The runner first: its imports take longer than the SuperNode's.
+            self._runner.start()
+            self._supernode.start()
+            while not stop.wait(CHECK_SECONDS):
+                self._look()
+        finally:
+            self._supernode.stop()
+            self._runner.stop()
+            self._session.unlink(missing_ok=True)
+
+    def _look(self) -> None:
+        self._runner.keep_running()
+        alive = self._supernode.keep_running()
+        if alive and not self._connected:
+            self._notice_connection()
+        elif not alive and self._connected:
+            self._connected = False
+            self._say(f"site {self._name}: the connection was lost; connecting again")
+        if not alive and self._supernode.num_starts:
+            self._after_refusal()
+
+    def _notice_connection(self) -> None:
+        from asterion_client.flower_client_compat import SUPERNODE_NUMBER
+
+        found = SUPERNODE_NUMBER.search(self._supernode.last_words())
+        if found is None:
+            return
+        self._connected = self._was_connected = True
+        self._session.parent.mkdir(parents=True, exist_ok=True)
+        self._session.write_text(found[1], encoding="ascii")
+        self._say(f"site {self._name}: connected to {self._connection.address}, waiting for orders")
+
+    def _after_refusal(self) -> None:
+        """A SuperNode ended before it was connected: end our old session, or say why."""
+        from asterion_client.flower_client_compat import ACTIVATION_FAILED, release_session
+
+        words = self._supernode.last_words()
+        if ACTIVATION_FAILED in words and self._session.exists():
+            number = int(self._session.read_text(encoding="ascii"))
+            self._session.unlink()
+            try:
+                release_session(
+                    self._connection.address,
+                    self._connection.root_certificate,
+                    self._connection.private_key,
+                    number,
+                )
+            except httpx.HTTPError as error:
+                self._say(f"site {self._name}: the old session stays ({type(error).__name__})")
+        elif "401" in words and not self._was_connected:
+            msg = (
+                f"the coordinator at {self._connection.address} does not know the key "
+                f"{self._connection.private_key.name} of site {self._name}; its operator must "
+                "enrol the site, or the key is another coordinator's"
+            )
+            raise ConnectionProblemError(msg)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def stop_on_signals() -> Event:
+    """An event that is set when the process is asked to end (Ctrl-C, ``kill``)."""
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    return stop

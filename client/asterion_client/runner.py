@@ -1,0 +1,68 @@
+"""The site's warm runner: one long-lived process that answers orders.
+
+It loads only the installed app, once, so torch, the data and the model stay in memory between
+rounds; Flower's own way starts a new Python for every message. It is started by the daemon.
+"""
+
+import argparse
+import logging
+import os
+import signal
+import time
+from pathlib import Path
+from threading import Event
+
+import httpx
+
+from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.egress import LOG, describe
+from asterion_client.flower_client_compat import TaskSource
+from asterion_shared.child_process import watch_parent
+
+POLL_SECONDS = 0.25
+"""Pause between two looks for a task."""
+
+
+def serve(source: TaskSource, stop: Event) -> None:
+    """Take and carry out tasks until told to stop; survives anything but that."""
+    while not stop.is_set():
+        try:
+            task = source.take()
+            if task is not None:
+                source.carry_out(task, app)
+                continue
+        except httpx.TransportError:
+            time.sleep(1.0)  # the SuperNode is starting; the daemon takes care of it
+        except Exception as error:  # one broken task must not end the warm process
+            LOG.warning("a task was lost: %s", describe(error, "internal_error"))
+            time.sleep(1.0)
+        stop.wait(POLL_SECONDS)
+
+
+def main() -> None:
+    """Run from the daemon's command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--site", required=True, type=Path)
+    parser.add_argument("--runtime", required=True)
+    parser.add_argument("--secret", required=True, type=Path)
+    given = parser.parse_args()
+    watch_parent()
+    os.environ[SITE_VARIABLE] = str(given.site)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    # The clients below log addresses and retries at INFO; only our own lines are wanted.
+    LOG.setLevel(logging.INFO)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    _load()
+    LOG.info("ready")
+    serve(TaskSource(given.runtime, given.secret), stop)
+
+
+def _load() -> None:
+    """Import what the first order needs now, not while the coordinator waits."""
+    import asterion_client.site_worker  # noqa: F401
+
+
+if __name__ == "__main__":
+    main()
