@@ -1,4 +1,7 @@
-"""A site that answers orders: it keeps its data and its model warm between rounds."""
+"""A site that answers orders: it keeps its data and its model warm between rounds.
+
+At the closing evaluation it writes a report for its own eyes, with pictures, which never leaves.
+"""
 
 from pathlib import Path
 
@@ -7,10 +10,13 @@ import torch
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
 from asterion_client.settings import SiteSettings
+from asterion_client.site_history import remember, report_run
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
+from asterion_shared.pictures import draw_examples
 from asterion_shared.plan import Plan
+from asterion_shared.tasks.prediction import model_predictor
 
 
 class SiteWorker:
@@ -42,7 +48,14 @@ class SiteWorker:
         data = self.data(order.run, order.plan)
         if order.phase == "count":
             return count_examples(data)
-        return work(order, data, self.workspace(order.plan), self.run_folder(order.run))
+        folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
+        report = work(order, data, workspace, folder)
+        remember(folder, order, report)
+        if order.phase == "evaluate":
+            # The model still has the weights of the order, so the pictures show what was scored.
+            predict = model_predictor(workspace.model, order.plan, workspace.device)
+            report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
+        return report
 
     def data(self, run: str, plan: Plan) -> SiteData:
         """The site's cases for a run, read at its first order and checked at each later one."""

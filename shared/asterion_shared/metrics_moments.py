@@ -46,7 +46,7 @@ def summarise_moments(name: str, statistic: Statistic) -> dict[str, float | None
     Returns:
         ``name``, ``name_low``, ``name_high``, ``name_median``; None where undefined.
     """
-    total, squares, count, _ = statistic.values[:_HEAD]
+    total, squares, count, _ = statistic.values[:_HEAD].tolist()
     mean = total / count if count else None
     low = high = None
     if mean is not None and count > 1:

@@ -68,7 +68,7 @@ class Ranking:
     Attributes:
         auroc: area under the ROC curve, pairs within a bin counted as half.
         auroc_bound: the exact area (ties counted as half) differs by at most this.
-        auprc: average precision of the binned scores (0.5 of nothing: compare ``prevalence``).
+        auprc: average precision of the binned scores; compare it with ``prevalence``.
         prevalence: share of positives, the AUPRC of guessing.
         sensitivity: largest share of positives found at a threshold on a bin edge whose
             false-alarm rate does not pass the given one; never overstated.
@@ -100,11 +100,11 @@ def rank(statistic: Statistic, false_alarm_rate: float) -> Ranking:
     precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
     allowed = alarms <= false_alarm_rate * num_negative * (1 + 1e-12)
     return Ranking(
-        auroc=float(positives @ below + ties / 2) / pairs,
-        auroc_bound=ties / 2 / pairs,
-        auprc=float(positives[::-1] @ precision) / num_positive,
-        prevalence=num_positive / (num_positive + num_negative),
-        sensitivity=float(found[allowed].max(initial=0.0)) / num_positive,
+        auroc=float((positives @ below + ties / 2) / pairs),
+        auroc_bound=float(ties / 2 / pairs),
+        auprc=float(positives[::-1] @ precision / num_positive),
+        prevalence=float(num_positive / (num_positive + num_negative)),
+        sensitivity=float(found[allowed].max(initial=0.0) / num_positive),
     )
 
 

@@ -1,9 +1,9 @@
 """Every example of the documents runs.
 
 In a fenced block ``console``, each line that starts with ``$ `` is run by a shell, in order, all
-blocks of a file in one folder. ``# exits N`` after a command gives the exit code it must end with (0
-without). A command that ends in ``&`` goes on in the background until the file is done. In a block
-``toml``, the first line names the file it is written to: ``# plan.toml``.
+blocks of a file in one folder. ``# exits N`` after a command gives the exit code that it must end
+with (0 without). A command that ends in ``&`` goes on in the background until the file is done. In
+a block ``toml``, the first line names the file it is written to: ``# plan.toml``.
 """
 
 import os

@@ -55,7 +55,9 @@ def make_folders(kind: str, parent: Path) -> dict[str, Path]:
         settings = f'name = "{name}"\ntask = "{PLANS[kind]["task"]}"\n[data]\nfolder = "data"\n'
         if kind == "table":
             settings += 'format = "table"\ngroup_column = "patient"\n'
-            rows = [f"{draws.normal(i % 2):.3f},{draws.normal():.3f},{i % 2},p{i}" for i in range(size)]
+            rows = [
+                f"{draws.normal(i % 2):.3f},{draws.normal():.3f},{i % 2},p{i}" for i in range(size)
+            ]
             (folder / "data/rows.csv").write_text("a,b,label,patient\n" + "\n".join(rows) + "\n")
         else:
             settings += 'format = "npz"\n'

@@ -55,5 +55,8 @@ def test_live_and_simulated_end_in_the_same_bytes_and_metrics(kind: str, tmp_pat
     for there, here in zip(live.rounds, simulated.rounds, strict=True):
         assert there.pooled == here.pooled
         assert there.sites == here.sites
+    for folder in folders.values():
+        page = (folder / "state/runs" / kind / "report.html").read_text()
+        assert ("data:image/png" in page) == (kind != "table")
     assert live.rounds[3].bytes_up > 0
     assert simulated.rounds[3].bytes_up == 0

@@ -1,0 +1,300 @@
+"""The coordinator's folder and its keys: an authority, a certificate, one key a site.
+
+Everything is made on the coordinator's machine; a site's folder under ``kits/`` is what its
+operator hands over (by hand, not by mail). Private keys have mode 0600.
+"""
+
+import ipaddress
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import Field
+
+from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
+from asterion_shared.files import write_atomically
+from asterion_shared.plan import Name
+from asterion_shared.settings_files import Settings, read_toml, validate
+
+AUTHORITY_DAYS, SERVER_DAYS = 3650, 820
+LOOPBACK = ("localhost", "127.0.0.1")
+"""The coordinator's own processes reach it so; its certificate always holds for these."""
+
+
+class CoordinatorSettings(Settings):
+    """``coordinator.toml``: where the coordinator listens, and who belongs to it."""
+
+    hosts: tuple[Annotated[str, Field(min_length=1, max_length=253)], ...]
+    """Names and addresses under which sites reach it."""
+
+    sites: tuple[Name, ...]
+    """The enrolled sites."""
+
+    listen: str = "0.0.0.0"  # noqa: S104  # sites come from other machines
+    """Address to listen on; 127.0.0.1 for this machine alone."""
+
+    port: Annotated[int, Field(ge=1, le=65535)] = 8000
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioned:
+    """A coordinator's folder: what lies where.
+
+    Attributes:
+        folder: all other paths are below it.
+        settings: its ``coordinator.toml``.
+    """
+
+    folder: Path
+    settings: CoordinatorSettings
+
+    @property
+    def address(self) -> str:
+        """``host:port`` for the coordinator's own processes."""
+        return f"127.0.0.1:{self.settings.port}"
+
+    @property
+    def root_certificate(self) -> Path:
+        """The authority's certificate; every site gets a copy."""
+        return self.folder / "ca.pem"
+
+    @property
+    def certificate(self) -> Path:
+        """The coordinator's certificate."""
+        return self.folder / "server.pem"
+
+    @property
+    def private_key(self) -> Path:
+        """The coordinator's private key."""
+        return self.folder / "server.key"
+
+    @property
+    def secret(self) -> Path:
+        """What the coordinator's own processes prove themselves with."""
+        return self.folder / "superexec.secret"
+
+    @property
+    def runs(self) -> Path:
+        """One folder a run."""
+        return self.folder / "runs"
+
+    def public_key(self, site: str) -> Path:
+        """A site's public key, PEM."""
+        return self.folder / "enrolled" / f"{site}.pem"
+
+    def kit(self, site: str) -> Path:
+        """What a site is given: ``ca.pem``, ``site.key``, ``connection.toml``."""
+        return self.folder / "kits" / site
+
+
+def provision(
+    folder: Path,
+    hosts: Sequence[str],
+    sites: Sequence[str],
+    *,
+    port: int = 8000,
+    listen: str = "0.0.0.0",  # noqa: S104  # sites come from other machines
+) -> Provisioned:
+    """Make a coordinator's folder, or add to one: keys that are there are kept.
+
+    Args:
+        folder: the coordinator's folder.
+        hosts: names and addresses under which sites will reach it; the first goes into the kits.
+        sites: names of the sites to enrol.
+        port: where it will listen.
+        listen: address to listen on.
+
+    Raises:
+        UserInputError: no host or no site is named, or a name is not allowed.
+        DiskProblemError: the folder is not writable.
+    """
+    if not hosts or not sites:
+        msg = f"got {len(hosts)} hosts and {len(sites)} sites; name at least one of each"
+        raise UserInputError(msg)
+    values = {"hosts": tuple(dict.fromkeys(hosts)), "sites": tuple(sorted(set(sites))),
+              "listen": listen, "port": port}  # fmt: skip
+    made = Provisioned(folder, validate(CoordinatorSettings, values, "coordinator"))
+    authority_key, authority = _authority(made)
+    _certify_server(made, authority_key, authority)
+    if not made.secret.exists():
+        _write_private(made.secret, secrets.token_bytes(32))
+    for site in made.settings.sites:
+        _enrol(made, site)
+    _write(folder / "coordinator.toml", _toml(made.settings).encode())
+    return made
+
+
+def open_provisioned(folder: Path) -> Provisioned:
+    """The folder that :func:`provision` made.
+
+    Raises:
+        FileProblemError: it is not such a folder.
+        SettingsError: its ``coordinator.toml`` was edited and does not hold.
+    """
+    path = folder / "coordinator.toml"
+    if not path.exists():
+        fix = f"make it first: asterion server init {folder} --host NAME --site NAME"
+        raise FileProblemError(folder, "is not a coordinator's folder", fix)
+    found = Provisioned(folder, validate(CoordinatorSettings, read_toml(path), str(path)))
+    needed = [found.root_certificate, found.certificate, found.private_key, found.secret]
+    for file in [*needed, *(found.public_key(site) for site in found.settings.sites)]:
+        if not file.exists():
+            fix = f"run asterion server init {folder} again with the same hosts and sites"
+            raise FileProblemError(file, "no such file", fix)
+    return found
+
+
+def _authority(made: Provisioned) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
+    key_path = made.folder / "ca.key"
+    if key_path.exists() and made.root_certificate.exists():
+        key = load_pem_private_key(key_path.read_bytes(), None)
+        if not isinstance(key, ec.EllipticCurvePrivateKey):
+            raise FileProblemError(key_path, "is not an EC key", "remove it, and ca.pem with it")
+        return key, x509.load_pem_x509_certificate(made.root_certificate.read_bytes())
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Asterion coordinator authority")])
+    builder = _dated(AUTHORITY_DAYS, name, name, key.public_key())
+    certificate = (
+        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+        .add_extension(_usage(key_cert_sign=True), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .sign(key, hashes.SHA384())
+    )
+    _write_private(key_path, _pem(key))
+    _write(made.root_certificate, certificate.public_bytes(Encoding.PEM))
+    return key, certificate
+
+
+def _certify_server(
+    made: Provisioned, authority_key: ec.EllipticCurvePrivateKey, authority: x509.Certificate
+) -> None:
+    key = ec.generate_private_key(ec.SECP384R1())
+    hosts = dict.fromkeys((*made.settings.hosts, *LOOPBACK))
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, made.settings.hosts[0][:64])])
+    builder = _dated(SERVER_DAYS, name, authority.subject, key.public_key())
+    certificate = (
+        builder.add_extension(
+            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
+        )
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(digital_signature=True), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
+            critical=False,
+        )
+        .sign(authority_key, hashes.SHA384())
+    )
+    _write_private(made.private_key, _pem(key))
+    _write(made.certificate, certificate.public_bytes(Encoding.PEM))
+
+
+def _enrol(made: Provisioned, site: str) -> None:
+    """Make a site's key and kit; one that is there stays as it is, but for the address."""
+    kit = made.kit(site)
+    if not made.public_key(site).exists():
+        key = ec.generate_private_key(ec.SECP384R1())
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+        _write_private(kit / "site.key", private)
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        _write(made.public_key(site), public)
+    _write(kit / "ca.pem", made.root_certificate.read_bytes())
+    lines = [
+        "# Put ca.pem and site.key beside site.toml and these lines into it.",
+        "[connection]",
+        f'address = "{_in_url(made.settings.hosts[0])}:{made.settings.port}"',
+        'root_certificate = "ca.pem"',
+        'private_key = "site.key"',
+    ]
+    _write(kit / "connection.toml", ("\n".join(lines) + "\n").encode())
+
+
+def _toml(settings: CoordinatorSettings) -> str:
+    quoted = {name: ", ".join(f'"{x}"' for x in getattr(settings, name)) for name in
+              ("hosts", "sites")}  # fmt: skip
+    return (
+        "# Written by asterion server init; run it again to add hosts or sites.\n"
+        f"hosts = [{quoted['hosts']}]\nsites = [{quoted['sites']}]\n"
+        f'listen = "{settings.listen}"\nport = {settings.port}\n'
+    )
+
+
+def _dated(
+    days: int, subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
+) -> x509.CertificateBuilder:
+    # An hour back, because clocks of sites may be behind.
+    begins = datetime.now(UTC) - timedelta(hours=1)
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(public_key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(begins)
+        .not_valid_after(begins + timedelta(days=days))
+    )
+
+
+def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=digital_signature,
+        key_cert_sign=key_cert_sign,
+        crl_sign=key_cert_sign,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _host(host: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ipaddress.ip_address(host))
+    except ValueError:
+        pass  # not an address, so a name
+    try:
+        return x509.DNSName(host)
+    except ValueError:
+        msg = f"the host {host!r} is neither an address nor a name in ASCII; correct --host"
+        raise UserInputError(msg) from None
+
+
+def _in_url(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _write(path: Path, content: bytes) -> None:
+    write_atomically(path, content)
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """Write a file that only its owner may read; it never exists with a wider mode."""
+    part = path.with_name(f".{path.name}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.unlink(missing_ok=True)
+        part.touch(0o600, exist_ok=False)
+        part.write_bytes(content)
+        part.replace(path)
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
