@@ -101,7 +101,7 @@ class Service:
                 self.log.replace(self.log.with_suffix(".1.log"))
             with self.log.open("ab") as log:
                 self._log_begin = log.tell()
-                self._process = subprocess.Popen(  # noqa: S603  # our own command line, no shell
+                self._process = subprocess.Popen(  # our own command line, no shell
                     self.command,
                     stdin=subprocess.DEVNULL,
                     stdout=log,

@@ -211,7 +211,7 @@ def classification(view: View, names: tuple[str, ...], label: int, shares: Array
 def _figure(view: View, titles: list[str]) -> tuple[Figure, list[Axes]]:
     height, width = view.turn(view.plane).shape[:2]
     ratio = min(max(height * view.aspect / width, 0.5), 1.6)
-    side = 3.3 if len(titles) > 2 else 2.25  # one or two pictures fill the width of the page
+    side = 3.3 if len(titles) > 2 else 2.18  # one or two pictures fill the width of the page
     figure = Figure(
         figsize=(side * len(titles), 0.97 * side * ratio + 0.75),
         dpi=110,

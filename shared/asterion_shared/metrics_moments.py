@@ -79,19 +79,18 @@ def quantile(statistic: Statistic, share: float) -> float | None:
         or it lies above the last edge.
     """
     edges, counts = EDGES[statistic.kind], statistic.values[_HEAD:]
-    total = counts.sum()
-    if total == 0:
+    wanted = share * counts.sum()
+    filled = np.flatnonzero(counts)
+    if filled.size == 0:
         return None
     reached = np.cumsum(counts)
-    place_ = int(np.searchsorted(reached, share * total, side="left"))
-    if place_ == 0:
-        place_ = int(np.flatnonzero(counts)[0])
-    if place_ == 0:
+    index = max(int(np.searchsorted(reached, wanted, side="left")), int(filled[0]))
+    if index == 0:
         return float(edges[0])
-    if place_ == len(edges):
+    if index == len(edges):
         return None
-    inside = (share * total - (reached[place_] - counts[place_])) / counts[place_]
-    low, high = edges[place_ - 1], edges[place_]
+    low, high = edges[index - 1], edges[index]
+    inside = (wanted - (reached[index] - counts[index])) / counts[index]
     return float(low + inside * (high - low))
 
 

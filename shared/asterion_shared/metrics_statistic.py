@@ -1,6 +1,7 @@
 """Statistics: named arrays of numbers that add over cases and over sites."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,9 @@ def decode(values: object) -> dict[str, Statistic]:
 def _decode_one(name: str, part: object) -> Statistic:
     match part:
         case {"kind": str(kind), "values": list(numbers), **rest} if not rest:
-            if all(isinstance(number, (int, float)) for number in numbers):
-                return Statistic(kind, np.array(numbers, np.float64))
+            if all(type(number) in (int, float) for number in numbers):
+                with suppress(OverflowError):  # an integer beyond float64 is refused below
+                    return Statistic(kind, np.array(numbers, np.float64))
     msg = f"statistic {name} is not a kind and a list of numbers; write it with encode"
     raise ValueError(msg)
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from asterion_shared.errors import UserInputError
+from asterion_shared.errors import SettingsError, UserInputError
 from asterion_shared.plan import Plan, TaskName, read_plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
@@ -36,7 +36,14 @@ def check(
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """Name every problem of a plan at once, or print its hash."""
-    plan = read_plan(file)
+    try:
+        plan = read_plan(file)
+    except SettingsError as error:
+        if not as_json:
+            raise
+        rows = [{"where": p.where, "what": p.what, "fix": p.fix} for p in error.problems]
+        print(json.dumps({"plan": None, "sha256": None, "problems": rows}))
+        raise typer.Exit(error.exit_code) from None
     if as_json:
         print(json.dumps({"plan": plan.name, "sha256": plan.sha256, "problems": []}))
         return

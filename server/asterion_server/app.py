@@ -1,0 +1,85 @@
+"""The coordinator's Flower ``ServerApp``: it finds the run's folder and carries out its plan.
+
+A run's configuration holds only the run's name. The folder comes from this machine's environment,
+so nobody who may submit a run can make the coordinator read or write elsewhere.
+"""
+
+import logging
+import os
+import re
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from asterion_server.live_cohort import LiveCohort
+from asterion_server.rounds import run_rounds
+from asterion_server.run_folder import RunFolder
+from asterion_shared.errors import AsterionError, UserInputError
+from asterion_shared.events import append_event
+from asterion_shared.report_html import write_report
+from asterion_shared.result import Result, read_result
+
+COORDINATOR_VARIABLE = "ASTERION_COORDINATOR"
+"""Environment variable with the coordinator's folder."""
+
+LOG = logging.getLogger("asterion.coordinator")
+RUN_NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Carry out the run that the configuration names, or the rest of it."""
+    name = str(context.run_config.get("run", ""))
+    if RUN_NAME.fullmatch(name) is None:
+        msg = f"the run's name is {name!r}; it must be lower-case letters, digits, '_', '.', '-'"
+        raise UserInputError(msg)
+    conduct(grid, RunFolder(Path(os.environ[COORDINATOR_VARIABLE]) / "runs" / name))
+
+
+def conduct(grid: Grid, folder: RunFolder) -> Result:
+    """Carry out the plan in a run's folder over a grid; whatever ends it is written there.
+
+    Raises:
+        AsterionError: the run ended early; ``problem.json`` says why.
+    """
+    _log_to(folder.log)
+    try:
+        launch = folder.read_launch()
+        cohort = LiveCohort(grid, stop_requested=folder.stop_file.exists)
+        missing = cohort.wait_for(launch.sites, launch.wait_seconds)
+        if missing:
+            LOG.warning("%d of %d sites are not connected", len(missing), len(launch.sites))
+        return run_rounds(
+            folder.read_plan(),
+            cohort,
+            folder.path,
+            run=folder.path.name,
+            expected_sites=launch.sites,
+            carrier="flower",
+            emit=lambda event: append_event(folder.events, event),
+            plan_folder=Path(launch.plan_folder),
+        )
+    except AsterionError as error:
+        LOG.warning("the run ended early: %s", type(error).__name__)
+        folder.write_problem(error)
+        raise
+    except Exception as error:
+        LOG.exception("the coordinator failed")
+        msg = f"the coordinator failed ({type(error).__name__}); {folder.log} has the details"
+        folder.write_problem(AsterionError(msg))
+        raise
+    finally:
+        if folder.result.exists():
+            write_report(read_result(folder.result), folder.report, plan=folder.read_plan())
+
+
+def _log_to(path: Path) -> None:
+    """Flower discards what a ServerApp prints, so the run has its own log."""
+    handler = logging.FileHandler(path)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    LOG.handlers = [handler]
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False

@@ -1,0 +1,137 @@
+"""``asterion server``: make a coordinator, run it, launch and watch runs."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
+
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
+FolderOption = Annotated[
+    Path, typer.Option("--folder", metavar="DIR", help="the coordinator's folder")
+]
+AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line, for programs")]
+DEFAULT = Path("coordinator")
+
+
+@app.command()
+def init(
+    folder: Folder,
+    host: Annotated[list[str], typer.Option(help="name or address sites use; repeatable")],
+    site: Annotated[list[str], typer.Option(help="a site to enrol; repeatable")],
+    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
+    listen: Annotated[
+        str, typer.Option(help="address to listen on; 127.0.0.1 for this machine alone")
+    ] = "0.0.0.0",  # noqa: S104  # sites come from other machines
+) -> None:
+    """Make keys and certificates, and a kit for each site; run it again to add sites."""
+    from asterion_server.keys import provision
+
+    made = provision(folder, host, site, port=port, listen=listen)
+    print(f"{folder}: a coordinator for {', '.join(made.settings.hosts)}, port {port}")
+    for name in made.settings.sites:
+        print(f"give {made.kit(name)} to site {name}")
+
+
+@app.command()
+def start(folder: Folder = DEFAULT) -> None:
+    """Run the coordinator until Ctrl-C; runs go on from their last round after a restart."""
+    import signal
+    from threading import Event
+
+    from asterion_server.keys import open_provisioned
+    from asterion_server.superlink import Coordinator
+
+    made = open_provisioned(folder)
+    stop_asked = Event()
+    with Coordinator(made) as coordinator:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop_asked.set())
+        where = f"{made.settings.listen}:{made.settings.port}"
+        print(f"coordinator {folder} listens on {where} for "
+              f"{', '.join(made.settings.sites)}", flush=True)  # fmt: skip
+        coordinator.keep_running(lambda line: print(line, flush=True), stop_asked)
+
+
+@app.command()
+def launch(
+    plan: Annotated[Path, typer.Argument(help="the plan, TOML")],
+    folder: FolderOption = DEFAULT,
+    run: Annotated[str, typer.Option(help="name of the run; absent: the plan's name")] = "",
+    site: Annotated[
+        list[str] | None, typer.Option(help="a site that shall take part; absent: all enrolled")
+    ] = None,
+    wait: Annotated[float, typer.Option(min=0, help="seconds to wait for sites at first")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Start a run, or go on with it, and show a line a round and a table at its end."""
+    from asterion_server.keys import open_provisioned
+    from asterion_server.launch import launch as submit
+    from asterion_server.run_folder import RunFolder
+    from asterion_shared.plan import read_plan
+    from asterion_shared.terminal import RoundPrinter
+
+    made, wanted = open_provisioned(folder), read_plan(plan)
+    name = _run_name(run or wanted.name)
+    try:
+        with RoundPrinter(as_json=as_json) as printer:
+            submit(
+                made,
+                wanted,
+                run=name,
+                sites=site or (),
+                plan_folder=plan.parent,
+                wait_seconds=wait,
+                emit=printer,
+            )
+    except KeyboardInterrupt:
+        typer.echo(f"run {name} goes on at the coordinator; launch it again to watch it, or end "
+                   f"it with: asterion server stop {name} --folder {folder}", err=True)  # fmt: skip
+        raise typer.Exit(130) from None
+    if not as_json:
+        done = RunFolder(made.runs / name)
+        print(f"result {done.result}\nreport {done.report}")
+
+
+@app.command()
+def status(folder: FolderOption = DEFAULT, as_json: AsJson = False) -> None:
+    """Show which sites are connected and how the runs stand."""
+    from asterion_server.keys import open_provisioned
+    from asterion_server.launch import control_of, run_states
+
+    made = open_provisioned(folder)
+    with control_of(made) as control:
+        online = {node.name for node in control.nodes() if node.online}
+        runs = run_states(made, control)
+    sites = {name: name in online for name in made.settings.sites}
+    if as_json:
+        print(json.dumps({"sites": sites, "runs": {run.name: run.status for run in runs}}))
+        return
+    for name, here in sites.items():
+        print(f"site {name}: {'connected' if here else 'not connected'}")
+    for run in runs:
+        print(f"run {run.name}: {run.status.replace('_', ' ')}")
+
+
+@app.command()
+def stop(
+    run: Annotated[str, typer.Argument(help="name of the run")], folder: FolderOption = DEFAULT
+) -> None:
+    """End a run after what it is doing now; launching it again goes on from its last round."""
+    from asterion_server.keys import open_provisioned
+    from asterion_server.launch import stop as end
+
+    end(open_provisioned(folder), _run_name(run))
+    print(f"run {run} is stopped; launch it again to go on")
+
+
+def _run_name(name: str) -> str:
+    from asterion_server.app import RUN_NAME
+    from asterion_shared.errors import UserInputError
+
+    if RUN_NAME.fullmatch(name) is None:
+        msg = f"the run's name is {name!r}; use lower-case letters, digits, '_', '.', '-'"
+        raise UserInputError(msg)
+    return name

@@ -1,0 +1,143 @@
+"""A live run's folder at the coordinator: what was asked for, and what became of it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from asterion_shared.errors import AsterionError, FileProblemError
+from asterion_shared.files import write_atomically
+from asterion_shared.plan import Name, Plan, parse_plan
+from asterion_shared.settings_files import AnySettings, Settings, validate
+
+
+class Launch(Settings):
+    """``launch.json``: how the run was asked for."""
+
+    sites: tuple[Name, ...]
+    """Sites that shall take part."""
+
+    wait_seconds: Annotated[float, Field(ge=0)] = 30.0
+    """How long to wait for them at the start."""
+
+    plan_folder: str = "."
+    """Where the plan's ``init.file`` is looked up."""
+
+    flower_run: int = 0
+    """Flower's number of the last submission; 0 before the first."""
+
+
+class Trouble(Settings):
+    """``problem.json``: why a run ended early, in the words of the error tree."""
+
+    exit_code: int
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Where everything of one run lies."""
+
+    path: Path
+
+    @property
+    def plan_file(self) -> Path:
+        """The plan in its canonical form."""
+        return self.path / "plan.json"
+
+    @property
+    def launch_file(self) -> Path:
+        """See :class:`Launch`."""
+        return self.path / "launch.json"
+
+    @property
+    def events(self) -> Path:
+        """JSON lines, one an event."""
+        return self.path / "events.jsonl"
+
+    @property
+    def result(self) -> Path:
+        """The result, written when the run ends in any way."""
+        return self.path / "result.json"
+
+    @property
+    def report(self) -> Path:
+        """The page for people."""
+        return self.path / "report.html"
+
+    @property
+    def problem_file(self) -> Path:
+        """See :class:`Trouble`; absent when there is none."""
+        return self.path / "problem.json"
+
+    @property
+    def stop_file(self) -> Path:
+        """While it exists the run ends at its next look."""
+        return self.path / "stop"
+
+    @property
+    def log(self) -> Path:
+        """The run's own log."""
+        return self.path / "server.log"
+
+    def read_plan(self) -> Plan:
+        """The plan of the run.
+
+        Raises:
+            FileProblemError: the file is missing or not JSON.
+            SettingsError: it does not hold for this version.
+        """
+        return parse_plan(_read(self.plan_file), str(self.plan_file))
+
+    def read_launch(self) -> Launch:
+        """How the run was asked for.
+
+        Raises:
+            FileProblemError: the file is missing or not JSON.
+            SettingsError: it was edited and does not hold.
+        """
+        return _load(Launch, self.launch_file)
+
+    def write_launch(self, launch: Launch) -> None:
+        """Store how the run was asked for.
+
+        Raises:
+            DiskProblemError: the disk is full or not writable.
+        """
+        write_atomically(self.launch_file, launch.model_dump_json().encode())
+
+    def write_problem(self, error: AsterionError) -> None:
+        """Store why the run ended early.
+
+        Raises:
+            DiskProblemError: the disk is full or not writable.
+        """
+        trouble = Trouble(exit_code=error.exit_code, message=str(error))
+        write_atomically(self.problem_file, trouble.model_dump_json().encode())
+
+    def problem(self) -> AsterionError | None:
+        """Why the run ended early, as an error with its exit code; None when it did not."""
+        if not self.problem_file.exists():
+            return None
+        trouble = _load(Trouble, self.problem_file)
+        error = AsterionError(trouble.message)
+        error.exit_code = trouble.exit_code
+        return error
+
+
+def _load(model: type[AnySettings], path: Path) -> AnySettings:
+    try:
+        values = json.loads(_read(path))
+    except ValueError as error:
+        raise FileProblemError(path, f"is not JSON ({error})", "launch the run again") from None
+    return validate(model, values, str(path))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        fix = "launch the run again"
+        raise FileProblemError(path, error.strerror or "unreadable", fix) from None
