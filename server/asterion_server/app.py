@@ -17,7 +17,6 @@ from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError, UserInputError
 from asterion_shared.events import append_event
-from asterion_shared.report_html import write_report
 from asterion_shared.result import Result, read_result
 
 COORDINATOR_VARIABLE = "ASTERION_COORDINATOR"
@@ -73,6 +72,9 @@ def conduct(grid: Grid, folder: RunFolder) -> Result:
         raise
     finally:
         if folder.result.exists():
+            # Here, because it imports a plotting library that the run itself does not need.
+            from asterion_shared.report_html import write_report
+
             write_report(read_result(folder.result), folder.report, plan=folder.read_plan())
 
 

@@ -10,7 +10,6 @@ from asterion_shared.errors import SettingsError, UserInputError
 from asterion_shared.plan import Plan, TaskName, read_plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
-from asterion_shared.tasks import task_module
 
 app = typer.Typer(no_args_is_help=True, help="Write, check and describe plans.")
 
@@ -21,6 +20,9 @@ def new(
     name: Annotated[str, typer.Option(help="name of the run")] = "my-run",
 ) -> None:
     """Print a plan with every setting and what it means: asterion plan new TASK > plan.toml."""
+    # Here, because it imports torch, which `asterion site start` must not wait for.
+    from asterion_shared.tasks import task_module
+
     tasks: tuple[TaskName, ...] = get_args(TaskName)
     if task not in tasks:
         msg = f"there is no task {task!r}; choose one of {', '.join(tasks)}"
