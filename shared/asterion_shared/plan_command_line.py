@@ -24,11 +24,11 @@ def new(
     from asterion_shared.tasks import task_module
 
     tasks: tuple[TaskName, ...] = get_args(TaskName)
-    if task not in tasks:
+    known = {str(one): one for one in tasks}
+    if task not in known:
         msg = f"there is no task {task!r}; choose one of {', '.join(tasks)}"
         raise UserInputError(msg)
-    known = next(t for t in tasks if t == task)
-    values: dict[str, Any] = {"name": name} | dict(task_module(known).DEFAULTS)
+    values: dict[str, Any] = {"name": name} | dict(task_module(known[task]).DEFAULTS)
     print(plan_to_toml(validate(Plan, values, f"plan new {task}")), end="")
 
 

@@ -95,7 +95,8 @@ def observe(
     draws = stream(SEED, round_=0, site=by.name, purpose="camera noise")
     blurred = gaussian_filter(image.astype(np.float64), by.seeing_pixels, mode="reflect")
     noisy = blurred + by.noise_rms * sky_rms * draws.standard_normal(image.shape)
-    return (by.gain * noisy + by.sky).astype(np.float32)
+    stored: npt.NDArray[np.float32] = (by.gain * noisy + by.sky).astype(np.float32)
+    return stored
 
 
 def _write(out: Path, whole: SkyField, rows: slice, by: Observatory) -> Path:

@@ -12,8 +12,6 @@ import numpy.typing as npt
 from asterion_shared.errors import FileProblemError
 from asterion_shared.files import write_atomically
 
-Value = str | int | float | bool | Mapping[str, str]
-
 
 def source_file(data: Path, name: str) -> Path:
     """A file of the folder of data sets.
@@ -32,14 +30,14 @@ def source_file(data: Path, name: str) -> Path:
     return path
 
 
-def write_site(folder: Path, *, name: str, task: str, data: Mapping[str, Value]) -> Path:
+def write_site(folder: Path, *, name: str, task: str, data: Mapping[str, object]) -> Path:
     """Write ``site.toml`` into a site's folder and return the folder.
 
     Args:
         folder: the site's folder; made when absent.
         name: the site's name.
         task: what its data are labelled for.
-        data: the keys of its ``[data]`` section.
+        data: the keys of its ``[data]`` section: texts, numbers, or dictionaries of texts.
     """
     plain = {key: value for key, value in data.items() if not isinstance(value, Mapping)}
     tables = {key: value for key, value in data.items() if isinstance(value, Mapping)}
@@ -80,5 +78,6 @@ def read_arrays(path: Path) -> dict[str, npt.NDArray[np.generic]]:
         return {name: arrays[name] for name in arrays.files}
 
 
-def _toml(value: Value) -> str:
+def _toml(value: object) -> str:
+    """A text, number or truth value; JSON and TOML write these alike."""
     return json.dumps(value, ensure_ascii=False)

@@ -62,7 +62,8 @@ def shrink(images: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     top, left = ((size - 2 * SIDE) // 2 for size in images.shape[1:])
     centre = images[:, top : top + 2 * SIDE, left : left + 2 * SIDE].astype(np.float32)
     means = centre.reshape(len(images), SIDE, 2, SIDE, 2).mean(axis=(2, 4))
-    return np.rint(means).astype(np.uint8)
+    small: npt.NDArray[np.uint8] = np.rint(means).astype(np.uint8)
+    return small
 
 
 def _held_out(

@@ -64,9 +64,9 @@ def _write(source: Path, folder: Path, site: str) -> Path:
         added = draw_track(draws, field.sky_rms)
         test[number] += added
         masks[len(train) + number] = added > field.sky_rms
-    arrays = {
+    arrays: dict[str, npt.NDArray[np.generic]] = {
         "images": np.concatenate([train, test]),
-        "labels": masks.any(axis=(1, 2)).astype(np.int64),
+        "labels": np.asarray(masks.any(axis=(1, 2)), np.int64),
         "masks": masks,
         "split": np.repeat(["train", "test"], [len(train), len(test)]),
     }

@@ -22,5 +22,4 @@ def central_step(weights: Vector, mean_update: Vector, learning_rate: float) -> 
     >>> central_step(np.float32([1, 2]), np.float32([4, -2]), 0.5)
     array([3., 1.], dtype=float32)
     """
-    moved: Vector = weights + np.float32(learning_rate) * mean_update
-    return moved
+    return np.add(weights, np.float32(learning_rate) * mean_update, dtype=np.float32)
