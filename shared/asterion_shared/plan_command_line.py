@@ -24,7 +24,7 @@ def new(
     from asterion_shared.tasks import task_module
 
     tasks: tuple[TaskName, ...] = get_args(TaskName)
-    known = {str(one): one for one in tasks}
+    known: dict[str, TaskName] = {one: one for one in tasks}
     if task not in known:
         msg = f"there is no task {task!r}; choose one of {', '.join(tasks)}"
         raise UserInputError(msg)

@@ -95,8 +95,10 @@ def test_distance_against_monai() -> None:
     truth = ((grid - np.array([9, 11, 8]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 36
     called = ((grid - np.array([11, 10, 7]).reshape(3, 1, 1, 1)) ** 2).sum(0) < 25
     spacing = (1.5, 1.0, 3.0)
-    pair = [torch.from_numpy(mask[None, None]).float() for mask in (called, truth)]
-    oracle = compute_hausdorff_distance(*pair, True, percentile=95, spacing=spacing)
+    second, first = (torch.from_numpy(mask[None, None]).float() for mask in (called, truth))
+    oracle = compute_hausdorff_distance(
+        second, first, include_background=True, percentile=95, spacing=spacing
+    )
     assert hausdorff95(truth, called, spacing) == pytest.approx(float(oracle), rel=1e-5)
 
 

@@ -34,12 +34,12 @@ def plan_of(task: TaskName, *, patch: tuple[int, ...] = (4, 4), **local: Any) ->
 
 def numbered(count: int, shape: tuple[int, ...] = (4, 4), **kwargs: Any) -> CaseList:
     """Case i is an image of the number i + 1."""
-    mask = np.ones(shape, np.int16)
+    others: dict[str, Any] = {"label": 1, "mask": np.ones(shape, np.int16)} | kwargs
     return CaseList.of(
         Case(
             id=f"{i:012x}",
             image=np.full((1, *shape), i + 1, np.float32),
-            **({"label": i % 2, "mask": mask} | kwargs),
+            **others,
         )
         for i in range(count)
     )
@@ -120,7 +120,9 @@ def test_shapes_and_dtypes(patch: tuple[int, ...], shape: tuple[int, ...]) -> No
 
 @pytest.mark.parametrize("task", ["segmentation", "anomaly"])
 def test_padding_has_value_and_weight_zero(task: TaskName) -> None:
-    (batch,) = drawn(plan_of(task, patch=(4, 6), batch_size=2), numbered(2, (2, 3), label=0), most=1)
+    (batch,) = drawn(
+        plan_of(task, patch=(4, 6), batch_size=2), numbered(2, (2, 3), label=0), most=1
+    )
     assert batch.weights.sum((1, 2)).tolist() == [6, 6]
     assert torch.equal(batch.inputs[:, 0] > 0, batch.weights > 0)
     assert (batch.targets.squeeze(1)[batch.weights == 0] == 0).all()
@@ -129,7 +131,9 @@ def test_padding_has_value_and_weight_zero(task: TaskName) -> None:
 def test_unknown_points_of_a_mask_have_weight_zero() -> None:
     mask = np.array([[1, -1], [0, -1]], np.int16)
     case = Case(id="0" * 12, image=np.ones((1, 2, 2), np.float32), mask=mask)
-    (batch,) = drawn(plan_of("segmentation", patch=(2, 2), batch_size=1), CaseList.of([case]), most=1)
+    (batch,) = drawn(
+        plan_of("segmentation", patch=(2, 2), batch_size=1), CaseList.of([case]), most=1
+    )
     assert batch.weights[0].tolist() == [[1, 0], [1, 0]]
     assert batch.targets[0].tolist() == [[1, 0], [0, 0]]
 

@@ -20,11 +20,10 @@ def test_segmentation_loss_against_monai(shape: tuple[int, ...]) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(3, 4, *shape, generator=generator)
     targets = torch.randint(0, 4, (3, *shape), generator=generator)
-    oracle = DiceCELoss(
-        include_background=False, to_onehot_y=True, softmax=True, batch=True
-    )(logits, targets.unsqueeze(1))
+    oracle = DiceCELoss(include_background=False, to_onehot_y=True, softmax=True, batch=True)(
+        logits, targets.unsqueeze(1)
+    )
     batch = Batch(logits, targets, torch.ones(targets.shape))
-    # MONAI leaves the background out of the cross-entropy only when weights say so
     assert segmentation.loss(logits, batch, PLAN).item() == pytest.approx(oracle.item(), rel=1e-5)
 
 

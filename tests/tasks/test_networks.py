@@ -68,7 +68,9 @@ def test_the_first_weights_come_from_torch_alone() -> None:
         states = []
         for seed in (1, 1, 2):
             torch.manual_seed(seed)
-            states.append(torch.cat([w.flatten() for w in build_network(plan_of(model)).parameters()]))
+            states.append(
+                torch.cat([w.flatten() for w in build_network(plan_of(model)).parameters()])
+            )
         assert torch.equal(states[0], states[1])
         assert not torch.equal(states[0], states[2])
 

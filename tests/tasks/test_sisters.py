@@ -9,7 +9,13 @@ import pytest
 import torch
 
 from asterion_shared.cases import Case, CaseList
-from asterion_shared.metrics import check_statistics, expected_statistics, merge, summarise
+from asterion_shared.metrics import (
+    HEADLINE,
+    check_statistics,
+    expected_statistics,
+    merge,
+    summarise,
+)
 from asterion_shared.plan import MODELS, Plan, TaskName
 from asterion_shared.settings_files import validate
 from asterion_shared.tasks import task_module
@@ -30,13 +36,14 @@ def small_plan(task: TaskName, **local: Any) -> Plan:
 
 
 def discs(count: int, seed: int, *, label: int | None = None) -> list[Case]:
-    """Noise with a bright disc (class 1, mask 1) or without one (class 0)."""
+    """A slope and noise, with a bright disc (class 1, mask 1) or without one (class 0)."""
     generator = np.random.default_rng(seed)
     grid = np.indices((20, 24))
     cases = []
     for number in range(count):
         kind = number % 2 if label is None else label
-        image = generator.normal(0, 0.5, (1, 20, 24)).astype(np.float32)
+        slope = np.tensordot(generator.normal(0, 0.1, 2), grid - 11, 1)
+        image = (slope + generator.normal(0, 0.3, (1, 20, 24))).astype(np.float32)
         centre = generator.uniform((6, 6), (14, 18)).reshape(2, 1, 1)
         disc = (((grid - centre) ** 2).sum(0) < 25) & (kind == 1)
         image[0, disc] += 2
@@ -45,7 +52,7 @@ def discs(count: int, seed: int, *, label: int | None = None) -> list[Case]:
 
 
 TRAIN: dict[TaskName, Callable[[], list[Case]]] = {
-    "segmentation": lambda: discs(24, 1, label=1),
+    "segmentation": lambda: discs(24, 1),
     "classification": lambda: discs(40, 2),
     "anomaly": lambda: discs(24, 3, label=0),
 }
@@ -85,7 +92,7 @@ def test_trains_and_beats_its_baseline(task: TaskName) -> None:
     for _, batch in zip(range(60), draw_batches(plan, train, np.random.default_rng(0))):  # noqa: B905
         optimiser.zero_grad()
         loss = module.loss(model(batch.inputs), batch, plan)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
         losses.append(loss.item())
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
@@ -94,11 +101,11 @@ def test_trains_and_beats_its_baseline(task: TaskName) -> None:
     both = statistics | {f"baseline/{name}": part for name, part in trivial.items()}
     check_statistics(both, plan, num_cases=30)
     got = summarise(both, plan)
-    name = "dice" if task == "segmentation" else "auroc"
-    assert got[name] is not None
-    assert got[name] > {"segmentation": 0.75, "classification": 0.9, "anomaly": 0.75}[task]
+    name = HEADLINE[task]
+    reached, without = got[name] or 0.0, got[f"baseline/{name}"] or 0.0
+    assert reached > {"segmentation": 0.65, "classification": 0.9, "anomaly": 0.75}[task]
     if task != "anomaly":
-        assert got[name] > got[f"baseline/{name}"] + 0.2
+        assert reached > without + 0.1
     assert both.keys() == expected_statistics(plan).keys()
 
 

@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from asterion_shared.cases import Case, Predict
+from asterion_shared.cases import Case, Image, Mask, Predict
 from asterion_shared.metrics import Statistic, merge
 from asterion_shared.metrics_scores import anomaly_edges, score_histograms
+from asterion_shared.metrics_statistic import Values
 from asterion_shared.networks import build_network
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.batch import Batch
@@ -52,7 +53,7 @@ def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Sta
     """Histograms of the scores of normal and of anomalous cases (``plan.data.classes[1]``).
 
     ``score`` is of the cases with a label, each by the mean of its error map. ``pixel_score`` is
-    of the points of the cases with a mask; it is missing where there is none.
+    of the known points of the cases with a mask; it is missing where there is none.
 
     Raises:
         ValueError: an error map has another shape than the mask.
@@ -67,6 +68,14 @@ def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Sta
             means.append(float(errors.mean(dtype=np.float64)))
             labels.append(case.label)
         if case.mask is not None:
-            points.append({"pixel_score": score_histograms(errors, case.mask > 0, edges)})
+            points.append({"pixel_score": _point_scores(errors, case.mask, edges)})
     whole = score_histograms(np.array(means), np.array(labels) > 0, edges)
     return {"score": whole} | merge(points)
+
+
+def _point_scores(errors: Image, mask: Mask, edges: Values) -> Statistic:
+    if errors.shape != mask.shape:
+        msg = f"the error map has shape {errors.shape} and the mask {mask.shape}; make them one"
+        raise ValueError(msg)
+    known = mask >= 0
+    return score_histograms(errors[known], mask[known] > 0, edges)

@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
+from torch.nn import functional
 
 from asterion_shared.cases import Case, Predict
 from asterion_shared.errors import OrderRefusedError
@@ -65,7 +66,9 @@ def _segmentation(
             found = _slide(probabilities, case.image, plan, device)
             native = case.native_shape or case.image.shape[1:]
             if tuple(native) != tuple(found.shape[2:]):
-                found = _to_native(found, case, plan)
+                # the two grids cover the same extent, edge to edge, so stretching is exact
+                mode = "bilinear" if len(native) == 2 else "trilinear"
+                found = functional.interpolate(found, tuple(native), mode=mode)
             values: Floats = found[0].cpu().numpy()
         yield values
 
@@ -110,29 +113,6 @@ def _unpad(padded: Floats, case: Case) -> Floats:
         return padded
     values = np.empty(shape, np.float32)
     put(values, centre_start(shape, padded.shape), padded)
-    return values
-
-
-def _to_native(values: Tensor, case: Case, plan: Plan) -> Tensor:
-    """Bring (1, K, *S) from the plan's grid to the native one, linearly along one axis at a time.
-
-    The two grids have their first point in common, because MONAI's Spacing keeps its place. Where
-    the plan gives no point distance they have their last in common, too.
-    """
-    data = plan.data
-    for axis, length in enumerate(case.native_shape):
-        last = values.shape[axis + 2] - 1
-        step = last / max(length - 1, 1)
-        if data.spacing_mm is not None:
-            step = case.native_spacing[axis] / data.spacing_mm[axis]
-        elif data.pixel_scale_arcsec is not None:
-            step = case.native_spacing[axis] / data.pixel_scale_arcsec
-        places = (torch.arange(length, device=values.device) * step).clamp(max=last)
-        below = places.long()
-        above = (below + 1).clamp(max=last)
-        share = (places - below).reshape(-1, *[1] * (values.ndim - axis - 3))
-        start = values.index_select(axis + 2, below)
-        values = start + share * (values.index_select(axis + 2, above) - start)
     return values
 
 

@@ -40,9 +40,7 @@ def one_hot(labels: list[list[int]], num_classes: int) -> np.ndarray:
 def test_segmentation_on_the_native_grid_with_its_spacing() -> None:
     plan = plan_of("segmentation", classes=("background", "a", "b"))
     native = np.array([[1, 0, 0, 0], [0, 0, 0, 2]], np.int16)
-    case = case_of(
-        mask=np.zeros((2, 3), np.int16), native_mask=native, native_spacing=(5.0, 2.0)
-    )
+    case = case_of(mask=np.zeros((2, 3), np.int16), native_mask=native, native_spacing=(5.0, 2.0))
     called = one_hot([[0, 0, 1, 0], [0, 0, 0, 2]], 3)
     got = summarise(segmentation.scores(answers(called), [case], plan), plan)
     assert (got["dice/a"], got["dice/b"], got["dice"]) == (0.0, 1.0, 0.5)
@@ -90,13 +88,33 @@ def test_anomaly_by_hand() -> None:
     plan = plan_of("anomaly")
     mask = np.array([[0, 0, 0], [0, 0, 1]], np.int16)
     cases = [case_of(label=0), case_of(label=1, mask=mask), case_of(label=-1), case_of(label=1)]
-    maps = [np.full((2, 3), 0.1), np.where(mask, 3.0, 0.2), np.full((2, 3), 9.0), np.full((2, 3), 0.01)]
+    maps = [
+        np.full((2, 3), 0.1),
+        np.where(mask, 3.0, 0.2),
+        np.full((2, 3), 9.0),
+        np.full((2, 3), 0.01),
+    ]
     statistics = anomaly.scores(answers(*maps), cases, plan)
     got = summarise(statistics, plan)
     assert got["num_cases"] == 3.0
     assert got["auroc"] == 0.5  # of the two anomalous cases one scores above the normal one
     assert got["pixel_auroc"] == 1.0
     assert statistics["pixel_score"].values.sum() == 6
+
+
+def test_anomaly_leaves_unknown_points_out() -> None:
+    plan = plan_of("anomaly")
+    mask = np.array([[0, -1, 0], [-1, 0, 1]], np.int16)
+    errors = np.where(mask < 0, 9.0, np.where(mask > 0, 3.0, 0.2))
+    statistics = anomaly.scores(answers(errors), [case_of(label=1, mask=mask)], plan)
+    assert statistics["pixel_score"].values.sum() == 4
+    assert summarise(statistics, plan)["pixel_auroc"] == 1.0
+
+
+def test_anomaly_of_another_shape_is_refused() -> None:
+    case = case_of(mask=np.zeros((3, 2), np.int16))
+    with pytest.raises(ValueError, match="shape"):
+        anomaly.scores(answers(np.ones((2, 3))), [case], plan_of("anomaly"))
 
 
 def test_anomaly_without_masks_has_no_pixel_score() -> None:
