@@ -18,10 +18,17 @@ from threading import Event
 
 import httpx
 
+from asterion_client.flower_client_compat import (
+    ACTIVATION_FAILED,
+    NOT_AUTHENTICATED,
+    SUPERNODE_NUMBER,
+    release_session,
+)
 from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
 from asterion_shared.child_process import Service, flower_command, flower_environment
 from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import (
+    AsterionError,
     ConnectionProblemError,
     DiskProblemError,
     FileProblemError,
@@ -30,6 +37,15 @@ from asterion_shared.errors import (
 
 CHECK_SECONDS = 0.5
 """Pause between two looks at the processes."""
+
+READY = "the runner is ready"
+"""What the runner writes once it can answer; only then is the site called connected."""
+
+SESSION_SECONDS = 75.0
+"""After so long the coordinator has forgotten a session that nobody ended."""
+
+MOST_STARTS = 3
+"""How often a runner that was never ready is started before the daemon gives up."""
 
 Say = Callable[[str], None]
 
@@ -146,6 +162,8 @@ class _Daemon:
         self._runner = Service("runner", runner, logs / "runner.log", environment)
         self._connected = False
         self._was_connected = False
+        self._seen_starts = 1
+        self._refused_since: float | None = None
 
     def run(self, stop: Event) -> None:
         try:
@@ -161,6 +179,17 @@ class _Daemon:
 
     def _look(self) -> None:
         self._runner.keep_running()
+        if self._runner.num_starts > self._seen_starts:
+            # The runner died, and its order with it. A new session makes the coordinator send
+            # the order again, long before the task's heartbeat would run out.
+            self._seen_starts = self._runner.num_starts
+            if not self._was_connected and self._seen_starts > MOST_STARTS:
+                msg = f"the runner of site {self._name} cannot start; see {self._runner.log}"
+                raise AsterionError(msg)
+            self._say(f"site {self._name}: the runner had ended; see {self._runner.log}")
+            self._supernode.stop()
+            self._supernode.start()
+            self._connected = False
         alive = self._supernode.keep_running()
         if alive and not self._connected:
             self._notice_connection()
@@ -171,10 +200,8 @@ class _Daemon:
             self._after_refusal()
 
     def _notice_connection(self) -> None:
-        from asterion_client.flower_client_compat import SUPERNODE_NUMBER
-
         found = SUPERNODE_NUMBER.search(self._supernode.last_words())
-        if found is None:
+        if found is None or READY not in self._runner.last_words():
             return
         self._connected = self._was_connected = True
         self._session.parent.mkdir(parents=True, exist_ok=True)
@@ -183,27 +210,40 @@ class _Daemon:
 
     def _after_refusal(self) -> None:
         """A SuperNode ended before it was connected: end our old session, or say why."""
-        from asterion_client.flower_client_compat import ACTIVATION_FAILED, release_session
-
         words = self._supernode.last_words()
-        if ACTIVATION_FAILED in words and self._session.exists():
-            number = int(self._session.read_text(encoding="ascii"))
-            self._session.unlink()
-            try:
-                release_session(
-                    self._connection.address,
-                    self._connection.root_certificate,
-                    self._connection.private_key,
-                    number,
-                )
-            except httpx.HTTPError as error:
-                self._say(f"site {self._name}: the old session stays ({type(error).__name__})")
-        elif "401" in words and not self._was_connected:
+        if NOT_AUTHENTICATED in words:
             msg = (
-                f"the coordinator at {self._connection.address} does not know the key "
-                f"{self._connection.private_key.name} of site {self._name}; its operator must "
-                "enrol the site, or the key is another coordinator's"
+                f"the coordinator at {self._connection.address} does not accept the signature of "
+                f"site {self._name}; set this machine's clock right, it may be 5 minutes off"
             )
+            raise ConnectionProblemError(msg)
+        if ACTIVATION_FAILED in words and not self._release() and not self._was_connected:
+            self._refused()
+
+    def _release(self) -> bool:
+        """End the session that an earlier SuperNode of this site left behind, if there is one."""
+        if not self._session.exists():
+            return False
+        number = int(self._session.read_text(encoding="ascii"))
+        self._session.unlink()
+        given = self._connection
+        try:
+            release_session(given.address, given.root_certificate, given.private_key, number)
+        except httpx.HTTPError as error:
+            self._say(f"site {self._name}: the old session stays ({type(error).__name__})")
+            return False
+        return True
+
+    def _refused(self) -> None:
+        why = (
+            f"the coordinator at {self._connection.address} refuses site {self._name}: its key is "
+            "not enrolled there, or another process uses the same key"
+        )
+        if self._refused_since is None:
+            self._refused_since = time.monotonic()
+            self._say(f"{why}; trying for {SESSION_SECONDS:.0f} s, until an old session is over")
+        if time.monotonic() - self._refused_since > SESSION_SECONDS:
+            msg = f"{why}; ask its operator for the kit of this site, or end the other process"
             raise ConnectionProblemError(msg)
 
 

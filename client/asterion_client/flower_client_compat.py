@@ -43,7 +43,10 @@ SUPERNODE_NUMBER = re.compile(r"SuperNode ID: (\d+)")
 """How a SuperNode says which number the coordinator knows it by."""
 
 ACTIVATION_FAILED = "[code: 2004]"
-"""What a SuperNode writes when the coordinator still holds its previous session."""
+"""What a SuperNode writes when its key is unknown, or its previous session still open."""
+
+NOT_AUTHENTICATED = "401 Unauthorized"
+"""What it writes when its signature is not accepted, as with a wrong clock."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from threading import Event
 import httpx
 
 from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.daemon import READY
 from asterion_client.egress import LOG, describe
 from asterion_client.flower_client_compat import TaskSource
 from asterion_shared.child_process import watch_parent
@@ -55,7 +56,7 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     _load()
-    LOG.info("ready")
+    LOG.info(READY)
     serve(TaskSource(given.runtime, given.secret), stop)
 
 

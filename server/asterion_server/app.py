@@ -16,8 +16,9 @@ from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError, UserInputError
-from asterion_shared.events import append_event
-from asterion_shared.result import Result, read_result
+from asterion_shared.events import Event, RunFinished, append_event
+from asterion_shared.plan import Plan
+from asterion_shared.result import Result
 
 COORDINATOR_VARIABLE = "ASTERION_COORDINATOR"
 """Environment variable with the coordinator's folder."""
@@ -46,19 +47,21 @@ def conduct(grid: Grid, folder: RunFolder) -> Result:
     """
     _log_to(folder.log)
     try:
+        folder.write_process()
         launch = folder.read_launch()
         cohort = LiveCohort(grid, stop_requested=folder.stop_file.exists)
         missing = cohort.wait_for(launch.sites, launch.wait_seconds)
         if missing:
             LOG.warning("%d of %d sites are not connected", len(missing), len(launch.sites))
+        plan = folder.read_plan()
         return run_rounds(
-            folder.read_plan(),
+            plan,
             cohort,
             folder.path,
             run=folder.path.name,
             expected_sites=launch.sites,
             carrier="flower",
-            emit=lambda event: append_event(folder.events, event),
+            emit=lambda event: _tell(folder, plan, event),
             plan_folder=Path(launch.plan_folder),
         )
     except AsterionError as error:
@@ -70,12 +73,16 @@ def conduct(grid: Grid, folder: RunFolder) -> Result:
         msg = f"the coordinator failed ({type(error).__name__}); {folder.log} has the details"
         folder.write_problem(AsterionError(msg))
         raise
-    finally:
-        if folder.result.exists():
-            # Here, because it imports a plotting library that the run itself does not need.
-            from asterion_shared.report_html import write_report
 
-            write_report(read_result(folder.result), folder.report, plan=folder.read_plan())
+
+def _tell(folder: RunFolder, plan: Plan, event: Event) -> None:
+    """Store an event for whoever follows; the report lies there before the run's end is told."""
+    if isinstance(event, RunFinished):
+        # Here, because it imports a plotting library that the run itself does not need.
+        from asterion_shared.report_html import write_report
+
+        write_report(event.result, folder.report, plan=plan)
+    append_event(folder.events, event)
 
 
 def _log_to(path: Path) -> None:

@@ -29,6 +29,9 @@ POLL_SECONDS = 0.25
 ALIVE_SECONDS = 3.0
 """Pause between two questions to Flower whether the run still goes on."""
 
+SILENCE_SECONDS = 120.0
+"""How long the coordinator may be gone before a launch stops following its run."""
+
 STOP_SECONDS = 20.0
 """How long a run may take to end by itself after it was told to stop."""
 
@@ -169,11 +172,20 @@ def _submission(control: Control, folder: RunFolder) -> FlowerRun | None:
     if not folder.launch_file.exists():
         return None
     number = folder.read_launch().flower_run
-    return control.run(number) if number else None
+    return _standing(control, folder, number) if number else None
+
+
+def _standing(control: Control, folder: RunFolder, number: int) -> FlowerRun | None:
+    """How a submission stands; one whose process is dead is ended, Flower takes a minute to see."""
+    found = control.run(number)
+    if found is not None and found.status != "finished" and folder.process_is_gone():
+        control.stop(number)
+        return control.run(number)
+    return found
 
 
 def _submit(control: Control, folder: RunFolder, wanted: Launch) -> FlowerRun:
-    for path in (folder.problem_file, folder.stop_file):
+    for path in (folder.problem_file, folder.stop_file, folder.process_file):
         path.unlink(missing_ok=True)
     # Before the submission too: the run reads it as soon as it starts.
     folder.write_launch(wanted)
@@ -201,7 +213,7 @@ def _tell_again(folder: RunFolder, emit: Listener) -> Result:
 def _follow(control: Control, folder: RunFolder, number: int, told: int, emit: Listener) -> Result:
     """Tell events as they come, until the run has ended in some way."""
     result: Result | None = None
-    asked = time.monotonic()
+    asked = heard = time.monotonic()
     ended = False
     while True:
         for event in read_events(folder.events)[told:]:
@@ -223,6 +235,13 @@ def _follow(control: Control, folder: RunFolder, number: int, told: int, emit: L
         time.sleep(POLL_SECONDS)
         if time.monotonic() - asked > ALIVE_SECONDS:
             asked = time.monotonic()
-            found = control.run(number)
+            try:
+                found = _standing(control, folder, number)
+            except httpx.TransportError:
+                # A SuperLink that died is started again, and the run outlives it.
+                if asked - heard > SILENCE_SECONDS:
+                    raise
+                continue
+            heard = asked
             # Once more around: it may have written its last event just now.
             ended = found is None or found.status == "finished"

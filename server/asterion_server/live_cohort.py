@@ -27,8 +27,11 @@ POLL_SECONDS = 0.2
 NODES_SECONDS = 2.0
 """Pause between two looks at who is online."""
 
-GRACE_SECONDS = 30.0
+GRACE_SECONDS = 20.0
 """How long a site that went away during the run may take to come back before it is given up."""
+
+MOST_SENDS = 3
+"""How often one order is sent to one site: an order that kills the site each time is given up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +48,14 @@ class _Asked:
         message: id of the order's message; empty while the site is away.
         activated: session the order was sent to.
         away_since: when it was found to be offline; None while it is online.
-        crashed: whether its process died over this order once.
+        num_sends: how often the order was sent to it.
         num_bytes: size of the order.
     """
 
     message: str = ""
     activated: str = ""
     away_since: float | None = None
-    crashed: bool = False
+    num_sends: int = 0
     num_bytes: int = 0
 
 
@@ -168,6 +171,7 @@ class _Round:
         ids = list(self._grid.push_messages([message]))
         asked.message = ids[0] if ids and ids[0] else ""
         asked.activated, asked.away_since = node.activated, None
+        asked.num_sends += 1
         asked.num_bytes = num_bytes(content)
 
     def _pull(self, site: str) -> Answer | None:
@@ -194,17 +198,15 @@ class _Round:
         if code == NODE_UNAVAILABLE:
             self._away(asked)
             return None
-        if code == SITE_CRASHED and not asked.crashed and site in self._nodes:
-            # Its runner starts again by itself; an order that kills it twice is not sent again.
-            asked.crashed = True
-            self._send(site)
+        if code == SITE_CRASHED and asked.num_sends < MOST_SENDS and site in self._nodes:
+            self._send(site)  # its runner starts again by itself
             return None
         if code in MESSAGE_LOST:
             late = self._now() >= self._deadline - 1.0
             return self._give_up(
                 site, NoReport(site=site, outcome="late") if late else _unreachable(site)
             )
-        return self._give_up(site, NoReport(site=site, outcome="failed", code="internal_error"))
+        return self._give_up(site, _failed(site))
 
     def _look_at_nodes(self) -> Iterator[Answer]:
         """Send again to sites that restarted; give up those that stay away."""
@@ -218,7 +220,10 @@ class _Round:
                 if self._now() >= (asked.away_since or 0.0) + self._cohort._grace:
                     yield self._give_up(site, _unreachable(site))
             elif node.activated != asked.activated or not asked.message:
-                self._send(site)
+                if asked.num_sends < MOST_SENDS:
+                    self._send(site)
+                else:
+                    yield self._give_up(site, _failed(site))
 
     def _away(self, asked: _Asked) -> None:
         asked.message = ""
@@ -241,3 +246,7 @@ class _Round:
 
 def _unreachable(site: str) -> NoReport:
     return NoReport(site=site, outcome="failed", code="unreachable")
+
+
+def _failed(site: str) -> NoReport:
+    return NoReport(site=site, outcome="failed", code="internal_error")

@@ -1,10 +1,13 @@
 """A live run's folder at the coordinator: what was asked for, and what became of it."""
 
 import json
+import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import psutil
 from pydantic import Field
 
 from asterion_shared.errors import AsterionError, FileProblemError
@@ -78,6 +81,11 @@ class RunFolder:
         return self.path / "stop"
 
     @property
+    def process_file(self) -> Path:
+        """Machine and number of the process that carries the run out."""
+        return self.path / "process"
+
+    @property
     def log(self) -> Path:
         """The run's own log."""
         return self.path / "server.log"
@@ -116,6 +124,28 @@ class RunFolder:
         """
         trouble = Trouble(exit_code=error.exit_code, message=str(error))
         write_atomically(self.problem_file, trouble.model_dump_json().encode())
+
+    def write_process(self) -> None:
+        """Store which process carries the run out: this one.
+
+        Raises:
+            DiskProblemError: the disk is full or not writable.
+        """
+        write_atomically(self.process_file, f"{socket.gethostname()} {os.getpid()}".encode())
+
+    def process_is_gone(self) -> bool:
+        """Whether the process that carried the run out ran on this machine and is dead."""
+        try:
+            host, number = self.process_file.read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            return False
+        if host != socket.gethostname():
+            return False
+        try:
+            # Flower's SuperExec collects its dead children late: a zombie is dead.
+            return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
+        except psutil.NoSuchProcess:
+            return True
 
     def problem(self) -> AsterionError | None:
         """Why the run ended early, as an error with its exit code; None when it did not."""

@@ -24,8 +24,9 @@ class Case:
         native_mask: the mask as stored, on the native grid, where metrics are computed; None
             when the plan's grid is the native one.
         native_shape: shape of the native grid (that of the stored image, without channels).
-        native_spacing: voxel size in mm, or pixel size in arcsec, on the native grid; ones when
-            the file does not say.
+        native_spacing: voxel size, or pixel size, on the native grid; ones when unknown.
+        spacing_unit: ``mm`` or ``arcsec``; empty when the file does not say, and then no distance
+            is stated.
     """
 
     id: str
@@ -35,6 +36,7 @@ class Case:
     native_mask: Mask | None = None
     native_shape: tuple[int, ...] = ()
     native_spacing: tuple[float, ...] = ()
+    spacing_unit: str = ""
 
 
 Predict = Callable[[Iterable[Case]], Iterator[npt.NDArray[np.float32]]]

@@ -46,6 +46,10 @@ def check(
         rows = [{"where": p.where, "what": p.what, "fix": p.fix} for p in error.problems]
         print(json.dumps({"plan": None, "sha256": None, "problems": rows}))
         raise typer.Exit(error.exit_code) from None
+    # Only the network knows whether the patch suits it; imported here because it takes seconds.
+    from asterion_shared.tasks import task_module
+
+    task_module(plan.task).build_model(plan)
     if as_json:
         print(json.dumps({"plan": plan.name, "sha256": plan.sha256, "problems": []}))
         return

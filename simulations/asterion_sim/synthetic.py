@@ -14,6 +14,7 @@ import numpy as np
 
 from asterion_client.data.transforms import normalise
 from asterion_shared.cases import Case, CaseList, SiteData
+from asterion_shared.metrics import distance_name
 from asterion_shared.plan import Plan
 from asterion_shared.randomness import stream
 from asterion_shared.table_columns import scale_of, to_columns
@@ -154,6 +155,7 @@ def make_image_case(plan: Plan, profile: SiteProfile, number: int) -> Case:
         mask=None if plan.task == "classification" else mask,
         native_shape=spatial,
         native_spacing=(1.0,) * len(spatial),
+        spacing_unit=distance_name(plan).rpartition("_")[2],
     )
 
 

@@ -104,7 +104,7 @@ def test_a_site_that_restarts_gets_the_order_again(
     assert [m.metadata.dst_node_id for m in grid.pushed].count(11) == 2
 
 
-def test_a_site_whose_process_dies_is_asked_twice_and_not_more(
+def test_a_site_whose_process_dies_is_asked_three_times_and_not_more(
     plan: Plan, sites: FakeSites
 ) -> None:
     class Crashing(InProcessGrid):
@@ -119,7 +119,7 @@ def test_a_site_whose_process_dies_is_asked_twice_and_not_more(
                     found[n] = Message(Error(SITE_CRASHED, "x"), reply_to=order)
             return found
 
-    for crashes, expected in ((1, "answered"), (2, "internal_error")):
+    for crashes, expected in ((2, "answered"), (3, "internal_error")):
         grid = Crashing(sites.grid().sites)
         grid.crashes = crashes
         got = list(cohort_of(grid, Clock()).ask(make_order(plan), ALL))

@@ -63,7 +63,7 @@ def test_the_sky_and_its_noise_are_as_stated(by) -> None:  # type: ignore[no-unt
 
 
 def test_the_demo_plan_asks_for_at_least_five_rounds() -> None:
-    plan = read_plan(ROOT / "deploy/demo/plan.toml")
+    plan = read_plan(ROOT / "simulations/asterion_sim/assets/demo_plan.toml")
     assert plan.task == "segmentation"
     assert plan.rounds.count >= 5
     assert plan.data.patch_size[0] <= GAP

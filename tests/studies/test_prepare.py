@@ -30,6 +30,11 @@ def data() -> Path:
     return Path(folder)
 
 
+def read_rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
 @pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
 def test_a_missing_data_set_is_named(study, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(FileProblemError, match="no such file; give the folder of the data sets"):
@@ -61,7 +66,7 @@ def test_site_toml_survives_odd_names(tmp_path: Path) -> None:
 
 def test_hippocampus_keeps_the_sets_own_split(data: Path, tmp_path: Path) -> None:
     for folder in prepare_hippocampus.prepare(data, tmp_path):
-        rows = list(csv.DictReader((folder / "manifest.csv").open()))
+        rows = read_rows(folder / "manifest.csv")
         assert [r["split"] for r in rows].count("train") == 24
         assert [r["split"] for r in rows].count("test") == 6
         assert all((folder / r["path"]).exists() and (folder / r["label"]).exists() for r in rows)
@@ -70,7 +75,7 @@ def test_hippocampus_keeps_the_sets_own_split(data: Path, tmp_path: Path) -> Non
 def test_heart_holds_out_a_quarter_of_each_class(data: Path, tmp_path: Path) -> None:
     counts = {}
     for folder in prepare_heart.prepare(data, tmp_path):
-        rows = list(csv.DictReader((folder / "patients.csv").open()))
+        rows = read_rows(folder / "patients.csv")
         counts[folder.name] = len(rows)
         for ill in ("0", "1"):
             splits = [r["split"] for r in rows if r["disease"] == ill]
@@ -112,7 +117,8 @@ def test_radio_bands_hold_no_hybrid(data: Path, tmp_path: Path) -> None:
         shares.append(float((arrays["labels"] == 2).mean()))
         assert np.mean(arrays["split"] == "test") == pytest.approx(0.2, abs=0.01)
     assert total == 1221
-    assert shares == pytest.approx([0.33, 0.48, 0.50, 0.62], abs=0.01)
+    # the data set's page counts hybrids too, so its shares are a little lower
+    assert shares == pytest.approx([0.346, 0.488, 0.522, 0.655], abs=0.001)
 
 
 def test_shrink_by_hand() -> None:

@@ -40,16 +40,30 @@ def one_hot(labels: list[list[int]], num_classes: int) -> np.ndarray:
 def test_segmentation_on_the_native_grid_with_its_spacing() -> None:
     plan = plan_of("segmentation", classes=("background", "a", "b"))
     native = np.array([[1, 0, 0, 0], [0, 0, 0, 2]], np.int16)
-    case = case_of(mask=np.zeros((2, 3), np.int16), native_mask=native, native_spacing=(5.0, 2.0))
     called = one_hot([[0, 0, 1, 0], [0, 0, 0, 2]], 3)
-    got = summarise(segmentation.scores(answers(called), [case], plan), plan)
+
+    def metrics(unit: str) -> dict[str, float | None]:
+        case = case_of(
+            mask=np.zeros((2, 3), np.int16),
+            native_mask=native,
+            native_spacing=(5.0, 2.0),
+            spacing_unit=unit,
+        )
+        return summarise(segmentation.scores(answers(called), [case], plan), plan)
+
+    got = metrics("mm")
     assert (got["dice/a"], got["dice/b"], got["dice"]) == (0.0, 1.0, 0.5)
     assert (got["hd95_mm/a"], got["hd95_mm/b"], got["hd95_mm"]) == (4.0, 0.0, 2.0)
+    # A distance in another unit, or in none, would be a wrong number under this name.
+    for unit in ("", "arcsec"):
+        assert metrics(unit)["hd95_mm"] is None
+        assert metrics(unit)["dice"] == 0.5
 
 
 def test_segmentation_distance_is_meant_over_the_defined_classes() -> None:
     plan = plan_of("segmentation", classes=("background", "a", "b"))
-    case = case_of(mask=np.array([[1, 0, 0], [0, 0, 0]], np.int16))
+    mask = np.array([[1, 0, 0], [0, 0, 0]], np.int16)
+    case = case_of(mask=mask, native_spacing=(1.0, 1.0), spacing_unit="mm")
     got = segmentation.scores(answers(one_hot([[1, 0, 0], [0, 0, 2]], 3)), [case], plan)
     summary = summarise(got, plan)
     assert (summary["hd95_mm"], summary["hd95_mm/b"]) == (0.0, None)

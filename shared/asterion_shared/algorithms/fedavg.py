@@ -22,4 +22,6 @@ def central_step(weights: Vector, mean_update: Vector, learning_rate: float) -> 
     >>> central_step(np.float32([1, 2]), np.float32([4, -2]), 0.5)
     array([3., 1.], dtype=float32)
     """
-    return np.add(weights, np.float32(learning_rate) * mean_update, dtype=np.float32)
+    step = np.float32(learning_rate) * mean_update
+    moved: Vector = np.add(weights, step, dtype=np.float32)
+    return moved

@@ -1,5 +1,6 @@
 """Segmentation: a class for every pixel or voxel."""
 
+import math
 from collections.abc import Iterable
 from itertools import tee
 from typing import Any
@@ -70,7 +71,7 @@ def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Sta
 
     Each is summed up for every foreground class (``dice/NAME``, when there are several) and for
     their mean over the classes of a case where it is defined (``dice``). A case without a mask
-    is counted as undefined.
+    is counted as undefined; so is a distance where the file does not give its pixel size.
 
     Raises:
         ValueError: a prediction has another shape than the mask.
@@ -102,10 +103,13 @@ def _case_scores(
     # torch takes the largest along the first axis several times faster than numpy
     called = torch.from_numpy(probability).argmax(0).numpy()
     dice, iou = overlaps(truth, called, num_classes)
-    spacing = case.native_spacing or (1.0,) * truth.ndim
     known = truth >= 0
+    # In another unit than the metric's name says, a distance would be a wrong number.
+    measurable = distance_name(plan).endswith(f"_{case.spacing_unit}")
     distances = [
-        hausdorff95(truth == label, (called == label) & known, spacing)
+        hausdorff95(truth == label, (called == label) & known, case.native_spacing)
+        if measurable
+        else math.nan
         for label in range(1, num_classes)
     ]
     return np.stack([dice, iou, np.array(distances)])
