@@ -7,6 +7,8 @@ so nobody who may submit a run can make the coordinator read or write elsewhere.
 import logging
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from flwr.app import Context
@@ -45,7 +47,11 @@ def conduct(grid: Grid, folder: RunFolder) -> Result:
     Raises:
         AsterionError: the run ended early; ``problem.json`` says why.
     """
-    _log_to(folder.log)
+    with _log_to(folder.log):
+        return _conduct(grid, folder)
+
+
+def _conduct(grid: Grid, folder: RunFolder) -> Result:
     try:
         folder.write_process()
         launch = folder.read_launch()
@@ -85,10 +91,16 @@ def _tell(folder: RunFolder, plan: Plan, event: Event) -> None:
     append_event(folder.events, event)
 
 
-def _log_to(path: Path) -> None:
+@contextmanager
+def _log_to(path: Path) -> Iterator[None]:
     """Flower discards what a ServerApp prints, so the run has its own log."""
     handler = logging.FileHandler(path)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    LOG.handlers = [handler]
+    LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)
     LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(handler)
+        handler.close()

@@ -6,8 +6,7 @@ from pathlib import Path
 from asterion_shared.errors import FileProblemError, PlanMismatchError
 from asterion_shared.parameters import Layout, Vector, from_bytes, layout_of, read_vector
 from asterion_shared.plan import Plan
-from asterion_shared.randomness import torch_stream
-from asterion_shared.tasks import task_module
+from asterion_shared.tasks import initial_model
 
 
 def initial_weights(plan: Plan, plan_folder: Path) -> tuple[Layout, Vector]:
@@ -21,8 +20,7 @@ def initial_weights(plan: Plan, plan_folder: Path) -> tuple[Layout, Vector]:
         FileProblemError: the file is missing or its SHA-256 is not the plan's.
         PlanMismatchError: its tensors, or the parameter policy, do not fit the network.
     """
-    with torch_stream(plan.seed, round_=0, site="", purpose="initial weights"):
-        model = task_module(plan.task).build_model(plan)
+    model = initial_model(plan)
     layout = layout_of(model, plan.parameters)
     if plan.init is None:
         return layout, read_vector(model, layout)

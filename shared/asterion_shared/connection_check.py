@@ -62,14 +62,17 @@ def check_connection(address: str, root_certificate: Path) -> None:
 
 
 def _context(root_certificate: Path) -> ssl.SSLContext:
+    fix = "put the coordinator's ca.pem there"
     try:
-        return ssl.create_default_context(cadata=root_certificate.read_text(encoding="ascii"))
-    except (OSError, UnicodeDecodeError) as error:
-        what = getattr(error, "strerror", None) or "is not a PEM certificate"
-        fix = "put the coordinator's ca.pem there"
-        raise FileProblemError(root_certificate, what.lower(), fix) from None
+        text = root_certificate.read_text(encoding="ascii")
+    except UnicodeDecodeError:
+        raise FileProblemError(root_certificate, "is not a PEM certificate", fix) from None
+    except OSError as error:
+        what = (error.strerror or "unreadable").lower()
+        raise FileProblemError(root_certificate, what, fix) from None
+    try:
+        return ssl.create_default_context(cadata=text)
     except (ssl.SSLError, ValueError):
-        fix = "put the coordinator's ca.pem there"
         raise FileProblemError(root_certificate, "is not a PEM certificate", fix) from None
 
 

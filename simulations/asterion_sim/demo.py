@@ -52,8 +52,9 @@ def run_demo(out: Path, data: Path | None, plan: Path | None, *, as_json: bool) 
     port = _free_port()
     coordinator = out / "coordinator"
     say(f"keys for a coordinator and {len(sites)} sites: {coordinator}")
-    init = ["server", "init", str(coordinator), "--host", "127.0.0.1", "--port", str(port)]
-    _run([*init, *(word for name in sites for word in ("--site", name))])
+    here = ["--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", str(port)]
+    named = [word for name in sites for word in ("--site", name)]
+    _run(["server", "init", str(coordinator), *here, *named])
     settings = {
         name: _join(name, folder, coordinator, out / "sites" / name)
         for name, folder in sites.items()

@@ -32,6 +32,7 @@ from asterion_sim import (
 from asterion_sim.simulate import simulate
 from asterion_sim.virtual_cohort import VirtualSites, read_virtual_sites
 
+LOG_WIDTH = 140
 PLANS = Path(__file__).parents[1] / "studies"
 
 Over = Literal["pooled", "mean of sites", "worst site"]
@@ -138,6 +139,8 @@ def run_studies(data: Path, out: Path, names: Sequence[str] | None = None) -> li
         msg = f"no study is named {unknown[0]!r}; the studies are {', '.join(known)}"
         raise UserInputError(msg)
     console = Console()
+    if not console.is_terminal:  # a log file has no width of its own
+        console = Console(width=LOG_WIDTH)
     rows: list[Row] = []
     for name in names or known:
         console.print(f"running {name}", style="dim")

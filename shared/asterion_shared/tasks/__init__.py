@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from asterion_shared.cases import Case, Predict
 from asterion_shared.metrics import Statistic
 from asterion_shared.plan import Plan, TaskName
+from asterion_shared.randomness import torch_stream
 from asterion_shared.tasks.batch import Batch as TaskBatch
 
 
@@ -52,3 +53,13 @@ def task_module(name: TaskName) -> Task:
             from asterion_shared.tasks import anomaly
 
             return anomaly
+
+
+def initial_model(plan: Plan) -> nn.Module:
+    """The plan's network with the weights that its seed gives: the same at every party.
+
+    Raises:
+        PlanMismatchError: the patch does not suit the network.
+    """
+    with torch_stream(plan.seed, round_=0, site="", purpose="initial weights"):
+        return task_module(plan.task).build_model(plan)
