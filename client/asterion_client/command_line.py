@@ -56,6 +56,32 @@ def check(
         raise typer.Exit(12)
 
 
+@app.command()
+def new(
+    task: Annotated[str, typer.Argument(help="segmentation, classification or anomaly")],
+    data_format: Annotated[
+        str, typer.Argument(metavar="FORMAT", help="nifti, dicom, fits, npz or table")
+    ],
+    name: Annotated[str, typer.Option(help="name of the site")] = "my-site",
+) -> None:
+    """Print settings with every choice and what it means: asterion site new ... > site.toml."""
+    from asterion_client.settings import SiteSettings
+    from asterion_shared.plan_file import settings_to_toml
+    from asterion_shared.settings_files import validate
+
+    values = {
+        "name": name,
+        "task": task,
+        "data": {"format": data_format, "folder": "data"},
+        "connection": {
+            "address": "coordinator.example.org:8000",
+            "root_certificate": "ca.pem",
+            "private_key": "site.key",
+        },
+    }
+    print(settings_to_toml(validate(SiteSettings, values, "site new")), end="")
+
+
 def _verdict(num_problems: int, fatal: bool) -> str:
     if not num_problems:
         return "no problem found"

@@ -26,7 +26,7 @@ from asterion_shared.parameters import Kept, Layout, Vector, layout_of, read_kep
 from asterion_shared.parameters import write_vector as copy_weights
 from asterion_shared.plan import LocalSettings, Plan
 from asterion_shared.randomness import stream, torch_stream
-from asterion_shared.tasks import task_module
+from asterion_shared.tasks import initial_model, task_module
 from asterion_shared.tasks.baselines import baseline_predictor
 from asterion_shared.tasks.batches import draw_batches
 from asterion_shared.tasks.prediction import model_predictor
@@ -64,8 +64,7 @@ def make_workspace(plan: Plan, device: str = "cpu") -> Workspace:
     Raises:
         PlanMismatchError: the plan's parameter policy does not fit the network.
     """
-    with torch_stream(plan.seed, round_=0, site="", purpose="initial weights"):
-        model = task_module(plan.task).build_model(plan)
+    model = initial_model(plan)
     layout = layout_of(model, plan.parameters)
     kept, weights = read_kept(model, layout), read_vector(model, layout)
     model.to(device)

@@ -21,9 +21,10 @@ class Case:
         label: class number for classification and anomaly (0 is normal); -1 when there is none.
         mask: segmentation: int16 class numbers, shape ``image.shape[1:]``; anomaly: 1 where
             anomalous, when known; else None.
-        native_mask: the mask as stored, on the native grid, where metrics are computed; None
-            when the plan's grid is the native one.
-        native_shape: shape of the native grid (that of the stored image, without channels).
+        native_mask: the mask on the native grid, where metrics are computed; None when the
+            plan's grid is the native one.
+        native_shape: shape of the native grid: that of the stored image, without channels, and
+            for a volume with its axes in the order right, anterior, superior.
         native_spacing: voxel size, or pixel size, on the native grid; ones when unknown.
         spacing_unit: ``mm`` or ``arcsec``; empty when the file does not say, and then no distance
             is stated.

@@ -15,7 +15,12 @@ def plan_to_toml(plan: Plan) -> str:
 
     A setting without a value is written as a comment.
     """
-    return "\n".join(_section(plan, "")).rstrip("\n") + "\n"
+    return settings_to_toml(plan)
+
+
+def settings_to_toml(settings: Settings) -> str:
+    """Write any settings as commented TOML, as :func:`plan_to_toml` does."""
+    return "\n".join(_section(settings, "")).rstrip("\n") + "\n"
 
 
 def _section(settings: Settings, path: str) -> list[str]:

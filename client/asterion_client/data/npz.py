@@ -2,9 +2,11 @@
 
 import hashlib
 import zipfile
+import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,19 @@ from asterion_client.data.raw_image import (
     whole_numbers,
     with_channel,
 )
-from asterion_shared.errors import FileProblemError
+
+ROWS = {
+    "images": "images",
+    "labels": "labels",
+    "masks": "masks",
+    "group": "group",
+    "groups": "group",
+    "split": "split",
+    "splits": "split",
+}
+"""Arrays of one row an image, and what they are; others in the file are not looked at."""
+
+Arrays = dict[str, npt.NDArray[Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,40 +43,33 @@ class NpzIndex:
 
 
 def read_index(path: Path) -> NpzIndex:
-    """Labels, groups and splits of an npz.
+    """Labels, groups and splits of an npz; ``labels`` with the shape of masks are masks.
 
     Raises:
-        FileProblemError: not an npz, pickled inside, without ``images``, or arrays of other
+        UnreadableFileError: not an npz, pickled inside, without ``images``, or arrays of other
             lengths.
     """
     arrays = _load(path)
-    if "images" not in arrays:
-        raise FileProblemError(path, "has no array 'images'", "store the images under that name")
-    count = len(arrays["images"])
-    for name, array in arrays.items():
-        if len(array) != count:
-            what = f"{name} has {len(array)} rows and images {count}"
-            raise FileProblemError(path, what, "store one row for each image")
-    splits = _texts(arrays, "split")
-    if set(splits) - {"", "train", "test"}:
-        what = f"split holds {sorted(set(splits))}"
-        raise FileProblemError(path, what, "write train, test, or nothing")
-    labels = _texts(arrays, "labels")
-    return NpzIndex(count=count, labels=labels, groups=_texts(arrays, "group"), splits=splits)
+    return NpzIndex(
+        count=len(arrays["images"]),
+        labels=_texts(arrays, "labels"),
+        groups=_texts(arrays, "group"),
+        splits=_texts(arrays, "split"),
+    )
 
 
 def read_npz(path: Path, index: int, dimensions: int) -> RawImage:
     """One row of an npz.
 
     Raises:
-        UnreadableFileError: not an npz, pickled inside, the row has other dimensions, or its
-            mask is not whole numbers.
+        UnreadableFileError: as :func:`read_index`, the row has other dimensions, or its mask is
+            not whole numbers.
     """
-    try:
-        arrays = _load(path)
-    except FileProblemError as error:
-        raise UnreadableFileError(str(error)) from None
-    image = with_channel(arrays["images"][index], dimensions, f"row {index} of {path.name}")
+    arrays = _load(path)
+    image = arrays["images"][index]
+    if image.ndim == dimensions + 1 and image.shape[-1] <= 4 < image.shape[0]:
+        image = np.moveaxis(image, -1, 0)  # colours come last in most pictures
+    image = with_channel(image, dimensions, f"row {index} of {path.name}")
     mask = None
     if "masks" in arrays:
         mask = whole_numbers(arrays["masks"][index], f"mask {index} of {path.name}")
@@ -70,34 +77,80 @@ def read_npz(path: Path, index: int, dimensions: int) -> RawImage:
 
 
 def row_sha256(path: Path, index: int) -> str:
-    """SHA-256 of one row's image and mask; of the whole file when it cannot be read."""
-    try:
-        arrays = _load(path)
-    except FileProblemError:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+    """SHA-256 of one row's image and mask.
+
+    Raises:
+        UnreadableFileError: as :func:`read_index`.
+    """
+    return _row_sha256(path, index, path.stat().st_mtime_ns)
+
+
+@lru_cache(maxsize=200_000)
+def _row_sha256(path: Path, index: int, mtime_ns: int) -> str:
+    arrays = _load_version(path, mtime_ns)
     digest = hashlib.sha256()
     for name in ("images", "masks"):
         if name in arrays:
-            digest.update(np.ascontiguousarray(arrays[name][index]).tobytes())
+            row = np.ascontiguousarray(arrays[name][index])
+            digest.update(f"{name} {row.dtype.str} {row.shape} ".encode() + row.tobytes())
     return digest.hexdigest()
 
 
-def _texts(arrays: dict[str, npt.NDArray[np.generic]], name: str) -> tuple[str, ...]:
-    return tuple(str(value) for value in arrays[name]) if name in arrays else ()
+def _texts(arrays: Arrays, name: str) -> tuple[str, ...]:
+    return tuple(_text(value) for value in arrays[name]) if name in arrays else ()
 
 
-def _load(path: Path) -> dict[str, npt.NDArray[np.generic]]:
-    return _load_version(path, path.stat().st_mtime_ns if path.exists() else 0)
+def _text(value: Any) -> str:
+    if isinstance(value, bytes):
+        return value.decode("utf-8", "replace")
+    if isinstance(value, np.floating) and float(value).is_integer():
+        return str(int(value))
+    return str(value)
+
+
+def _load(path: Path) -> Arrays:
+    try:
+        return _load_version(path, path.stat().st_mtime_ns)
+    except OSError as error:
+        msg = f"{path.name}: {error.strerror or type(error).__name__}"
+        raise UnreadableFileError(msg) from None
 
 
 @lru_cache(maxsize=4)
-def _load_version(path: Path, mtime_ns: int) -> dict[str, npt.NDArray[np.generic]]:
-    """The arrays; rows are read one by one, so the open file is kept for a while."""
+def _load_version(path: Path, mtime_ns: int) -> Arrays:
+    """The arrays by what they are; rows are read one by one, so they stay for a while."""
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {name: arrays[name] for name in arrays.files}
-    except FileNotFoundError:
-        raise FileProblemError(path, "no such file", "correct data.manifest") from None
-    except (OSError, ValueError, zipfile.BadZipFile, AttributeError) as error:
-        what = f"is not an npz that can be read without pickles ({type(error).__name__})"
-        raise FileProblemError(path, what, "store plain arrays with numpy.savez") from None
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            found = {name: file[name] for name in file.files if name in ROWS}
+    except (
+        AttributeError,
+        EOFError,
+        NotImplementedError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        msg = f"{path.name} is not an npz that can be read without pickles ({type(error).__name__})"
+        raise UnreadableFileError(msg) from None
+    if (
+        "images" not in found
+        or found["images"].ndim < 2
+        or found["images"].dtype.kind not in "biuf"
+    ):
+        msg = f"{path.name} has no numbers 'images' of shape (N, ...); store them under that name"
+        raise UnreadableFileError(msg)
+    for name, array in found.items():
+        if array.ndim == 0 or len(array) != len(found["images"]):
+            msg = f"{path.name}: {name} has shape {array.shape}; store one row for each image"
+            raise UnreadableFileError(msg)
+    arrays = {ROWS[name]: array for name, array in found.items()}
+    if "labels" in arrays and arrays["labels"].ndim > 2 and "masks" not in arrays:
+        arrays["masks"] = arrays.pop("labels")
+    elif "labels" in arrays:
+        arrays["labels"] = arrays["labels"].reshape(len(arrays["labels"]), -1)
+        if arrays["labels"].shape[1] != 1:
+            msg = f"{path.name}: labels hold several numbers a row; store one class an image"
+            raise UnreadableFileError(msg)
+        arrays["labels"] = arrays["labels"][:, 0]
+    return arrays

@@ -56,7 +56,8 @@ def with_channel(
     Raises:
         UnreadableFileError: the number of axes does not fit ``dimensions``.
     """
-    values = np.asarray(array, dtype=np.float32)
+    with np.errstate(over="ignore"):  # what does not fit becomes infinite, and so a bad pixel
+        values = np.asarray(array, dtype=np.float32)
     while values.ndim > dimensions + 1 and 1 in values.shape:
         values = np.squeeze(values, axis=values.shape.index(1))
     if values.ndim == dimensions + 1 and values.shape[-1] == 1 and values.shape[0] != 1:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asterion_client.data import dicom, npz, table
+from asterion_client.data.raw_image import UnreadableFileError
 from asterion_client.settings import SiteDataSettings
 from asterion_shared.errors import FileProblemError
 from asterion_shared.plan import TaskName
@@ -31,6 +32,7 @@ class Record:
         split: ``train``, ``test``, or empty when the site leaves it to us.
         index: row of a table or of an npz, else None.
         region: for a part of a field, (start, stop) on each axis; empty for the whole.
+        problem: why it cannot be used, known without reading it; empty when it may be.
     """
 
     path: Path
@@ -40,6 +42,7 @@ class Record:
     split: str = ""
     index: int | None = None
     region: tuple[tuple[int, int], ...] = ()
+    problem: str = ""
 
 
 def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> list[Record]:
@@ -54,8 +57,9 @@ def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> li
         The records; empty when the folder holds none.
 
     Raises:
-        FileProblemError: the folder, the manifest, a listed file or a column is missing, or a
-            split is neither train nor test.
+        FileProblemError: the folder, the manifest or a column is missing, or a split is neither
+            train nor test. A file that the manifest lists and that is missing is a record with a
+            problem.
     """
     if not folder.is_dir():
         raise FileProblemError(folder, "no such folder", "correct data.folder in site.toml")
@@ -80,31 +84,38 @@ def bare_name(path: Path) -> str:
 
 def _manifest_records(manifest: Path, folder: Path, task: TaskName) -> list[Record]:
     rows = _read_rows(manifest)
-    records = []
+    records: list[Record] = []
+    seen: set[Path] = set()
     for number, row in enumerate(rows, start=2):
         where = f"line {number} of {manifest.name}"
-        path = folder / (row.get("path") or "")
-        if not row.get("path") or not path.exists():
-            what = f"{where} names {row.get('path')!r}, which does not exist"
-            raise FileProblemError(manifest, what, "correct the path or remove the line")
+        name = (row.get("path") or "").strip()
+        if not name:
+            raise FileProblemError(manifest, f"{where} has no path", "add it or remove the line")
+        if folder / name in seen:
+            raise FileProblemError(manifest, f"{where} names {name} again", "remove the line")
+        seen.add(folder / name)
         split, label = (row.get("split") or "").strip(), (row.get("label") or "").strip()
-        if split not in SPLITS:
-            what = f"{where} has split {split!r}"
-            raise FileProblemError(manifest, what, "write train, test, or nothing")
-        is_mask = task == "segmentation" and label != ""
-        if is_mask and not (folder / label).exists():
-            what = f"{where} names the mask {label!r}, which does not exist"
-            raise FileProblemError(manifest, what, "correct the path or remove the line")
+        path, is_mask = folder / name, task == "segmentation" and label != ""
+        named = (path, folder / label) if is_mask else (path,)
+        missing = [p.name for p in named if not p.exists()]
         records.append(
             Record(
                 path=path,
                 mask_path=folder / label if is_mask else None,
                 label="" if is_mask else label,
                 group=(row.get("group") or "").strip() or bare_name(path),
-                split=split,
+                split=_checked_split(split, where, manifest),
+                problem=f"{where} names {missing[0]}, which does not exist" if missing else "",
             )
         )
     return records
+
+
+def _checked_split(split: str, where: str, path: Path) -> str:
+    if split not in SPLITS:
+        fix = "write train, test, or nothing"
+        raise FileProblemError(path, f"{where} has split {split!r}", fix)
+    return split
 
 
 def _read_rows(manifest: Path) -> list[dict[str, str | None]]:
@@ -117,8 +128,8 @@ def _read_rows(manifest: Path) -> list[dict[str, str | None]]:
     except OSError as error:
         what = error.strerror or "it cannot be read"
         raise FileProblemError(manifest, what, "correct data.manifest in site.toml") from None
-    except UnicodeDecodeError:
-        raise FileProblemError(manifest, "is not text in UTF-8", "save it as UTF-8") from None
+    except (UnicodeDecodeError, csv.Error):
+        raise FileProblemError(manifest, "is not a CSV in UTF-8", "save it as CSV, UTF-8") from None
 
 
 def _layout_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> list[Record]:
@@ -141,9 +152,11 @@ def _entries(folder: Path, format_: str | None) -> list[Path]:
     if not folder.is_dir():
         return []
     suffixes = SUFFIXES[format_] if format_ else tuple(s for g in SUFFIXES.values() for s in g)
-    found = [p for p in folder.iterdir() if p.is_file() and p.name.lower().endswith(suffixes)]
+    # Names that begin with a dot are what file systems leave behind, not images.
+    inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    found = [p for p in inside if p.is_file() and p.name.lower().endswith(suffixes)]
     if format_ in ("dicom", None):
-        found += [p for p in folder.iterdir() if p.is_dir() and dicom.slice_files(p)]
+        found += [p for p in inside if p.is_dir() and dicom.slice_files(p)]
     return sorted(found)
 
 
@@ -152,13 +165,13 @@ def _table_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
     records = []
     for path in paths:
         for number, row in enumerate(table.read_rows(path)):
-            if settings.label_column not in row:
-                what = f"has no column {settings.label_column!r}"
-                raise FileProblemError(path, what, "correct data.label_column in site.toml")
-            group = row.get(settings.group_column or "", "") or f"{path.name}:{number}"
+            for key, column in (("label", settings.label_column), ("group", settings.group_column)):
+                if column is not None and column not in row:
+                    fix = f"correct data.{key}_column in site.toml"
+                    raise FileProblemError(path, f"has no column {column!r}", fix)
+            group = row.get(settings.group_column or "", "").strip() or f"{path.name}:{number}"
             label = row[settings.label_column].strip()
-            split = row.get("split", "")
-            split = split if split in SPLITS else ""
+            split = _checked_split(row.get("split", "").strip(), f"row {number + 1}", path)
             records.append(Record(path=path, label=label, group=group, split=split, index=number))
     return records
 
@@ -169,9 +182,9 @@ def _npz_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
     for path in paths:
         try:
             index = npz.read_index(path)
-        except FileProblemError:
-            # One record stands for the file; reading it fails and counts it as bad.
-            records.append(Record(path=path, group=path.name, index=0))
+        except UnreadableFileError as error:
+            # One record stands for the whole file.
+            records.append(Record(path=path, group=path.name, index=0, problem=str(error)))
             continue
         for number in range(index.count):
             records.append(
@@ -179,7 +192,9 @@ def _npz_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                     path=path,
                     label=index.labels[number] if index.labels else "",
                     group=index.groups[number] if index.groups else f"{path.name}:{number}",
-                    split=index.splits[number] if index.splits else "",
+                    split=_checked_split(
+                        index.splits[number] if index.splits else "", f"row {number}", path
+                    ),
                     index=number,
                 )
             )

@@ -1,5 +1,6 @@
 """A site's data set, as training sees it: found, split, frozen, read, counted."""
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -8,10 +9,11 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_client.data import table
-from asterion_client.data.dicom import read_dicom, read_dicom_mask
-from asterion_client.data.fits import fits_shape, read_fits
+from asterion_client.data.dicom import read_dicom
+from asterion_client.data.dicom_seg import read_dicom_with_mask
+from asterion_client.data.fits import Grid, fits_grid, read_fits
 from asterion_client.data.manifest import Frozen, freeze
-from asterion_client.data.nifti import read_nifti, read_nifti_mask
+from asterion_client.data.nifti import read_nifti
 from asterion_client.data.npz import read_npz
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
@@ -41,12 +43,13 @@ def load_site_data(
 
     Raises:
         DataProblemError: with code ``no_data``, ``too_many_bad_files``, ``data_withdrawn``,
-            ``label_outside_classes`` or ``mask_shape_mismatch``.
+            ``label_outside_classes``, ``mask_shape_mismatch``, ``settings_invalid`` (a patient is
+            on both sides) or ``wrong_task`` (a table for a plan of images, or the reverse).
         FileProblemError: the folder or the manifest is missing or wrong.
         MissingExtraError: the reader's package is not installed.
         DiskProblemError: the frozen manifest cannot be stored.
     """
-    frozen = freeze(split_for(settings, folder, plan), manifest_path(settings, folder, run))
+    frozen = _freeze(settings, folder, plan, run)
     labels = [class_of(r, settings.data, plan) for r in frozen.records]
     cases, bad = _read_all(frozen, labels, settings, plan)
     share = len(bad) / max(len(frozen.records), 1)
@@ -64,8 +67,8 @@ def load_site_data(
         if frozen.records[i].split == "train" and (labels[i] == 0 or not normals_only)
     ]
     test = [i for i in good if frozen.records[i].split == "test"]
-    if not train and plan.kind == "train":
-        msg = f"site {settings.name} has no readable example to train on"
+    if not train and (plan.kind == "train" or not test):
+        msg = f"site {settings.name} has no readable example to {plan.kind}"
         raise DataProblemError(msg, code="no_data")
     return SiteData(
         site=settings.name,
@@ -83,7 +86,7 @@ def check_frozen(settings: SiteSettings, folder: Path, plan: Plan, run: str) -> 
     Raises:
         DataProblemError: ``data_withdrawn``.
     """
-    freeze(split_for(settings, folder, plan), manifest_path(settings, folder, run))
+    _freeze(settings, folder, plan, run)
 
 
 def manifest_path(settings: SiteSettings, folder: Path, run: str | None) -> Path | None:
@@ -93,34 +96,88 @@ def manifest_path(settings: SiteSettings, folder: Path, run: str | None) -> Path
     return folder / settings.state_folder / "runs" / run / "manifest.json"
 
 
-def split_for(settings: SiteSettings, folder: Path, plan: Plan) -> list[Record]:
-    """The site's records, each for training or test; one field of the sky becomes two regions.
+def records_for(settings: SiteSettings, folder: Path, plan: Plan) -> list[Record]:
+    """What the site has for a plan, not yet split.
 
     Raises:
-        DataProblemError: ``no_data``: there is no record, or the field is too short to cut.
+        DataProblemError: ``no_data``: there is nothing; ``wrong_task``: a table for a plan of
+            images, or the reverse.
+        FileProblemError: the folder or the manifest is missing or wrong.
     """
     data, place = settings.data, folder / settings.data.folder
+    if (data.format == "table") != (plan.data.kind == "table"):
+        msg = (
+            f"data.format is {data.format!r} and the plan's data.kind {plan.data.kind!r}; "
+            "ask for a plan for these data"
+        )
+        raise DataProblemError(msg, code="wrong_task")
     records = find_records(data, place, settings.task)
     if not records:
         msg = f"{place} holds no {data.format} data; correct data.folder in site.toml"
         raise DataProblemError(msg, code="no_data")
-    lone_field = data.format == "fits" and len(records) == 1 and not records[0].split
-    if lone_field and settings.task == "segmentation" and data.test_fraction > 0:
+    return records
+
+
+def divide(records: Sequence[Record], settings: SiteDataSettings, plan: Plan) -> list[Record]:
+    """Each record on its side; the images of a site with one field are cut in two regions each.
+
+    Raises:
+        DataProblemError: ``settings_invalid``: a group is on both sides, or the images of the one
+            field are of several sizes; ``no_data``: the field is too short to cut.
+    """
+    whole = split_records(records, settings.test_fraction, plan.seed)
+    lone = settings.format == "fits" and len({r.group for r in records}) == 1
+    if not lone or plan.task != "segmentation" or settings.test_fraction == 0 or records[0].split:
+        return whole
+    usable: list[tuple[Record, Grid]] = []
+    for record in records:
         try:
-            shape = fits_shape(records[0].path, data, plan.data.dimensions)
+            usable.append((record, fits_grid(record.path, settings, plan.data.dimensions)))
         except UnreadableFileError:
-            return [Record(path=records[0].path, group=records[0].group, split="train")]
-        return list(split_field(records[0], shape, plan.data.patch_size, data.test_fraction))
-    return split_records(records, data.test_fraction, plan.seed)
+            continue  # it stays whole, and reading it counts it
+    if len({grid.shape for _, grid in usable}) > 1:
+        msg = (
+            f"the {len(usable)} images of the one field have several sizes, so that one cut does "
+            "not hold for all; name the split in the manifest"
+        )
+        raise DataProblemError(msg, code="settings_invalid")
+    cut = {record.path: _cut(record, grid, settings, plan) for record, grid in usable}
+    return [part for r in whole for part in cut.get(r.path, (r,))]
+
+
+def _cut(
+    record: Record, grid: Grid, settings: SiteDataSettings, plan: Plan
+) -> tuple[Record, Record]:
+    tile: Sequence[int] = plan.data.patch_size
+    if plan.data.pixel_scale_arcsec is not None and grid.scale_arcsec is not None:
+        ratio = plan.data.pixel_scale_arcsec / grid.scale_arcsec
+        tile = [math.ceil(size * ratio - 1e-6) for size in tile]
+    return split_field(record, grid.shape, tile, settings.test_fraction)
+
+
+def _freeze(settings: SiteSettings, folder: Path, plan: Plan, run: str | None) -> Frozen:
+    try:
+        found = records_for(settings, folder, plan)
+    except DataProblemError as error:
+        path = manifest_path(settings, folder, run)
+        if error.code == "no_data" and path is not None and path.exists():
+            found = []  # everything is gone: that is for the manifest to say
+        else:
+            raise
+    return freeze(
+        found,
+        lambda records: divide(records, settings.data, plan),
+        manifest_path(settings, folder, run),
+    )
 
 
 def class_of(record: Record, settings: SiteDataSettings, plan: Plan) -> int:
-    """Class number of a record's label; -1 for segmentation.
+    """Class number of a record's label; -1 for segmentation and for what cannot be read.
 
     Raises:
         DataProblemError: ``label_outside_classes``.
     """
-    if plan.task == "segmentation":
+    if plan.task == "segmentation" or record.problem:
         return -1
     name = settings.labels.get(record.label, record.label)
     if name in plan.data.classes:
@@ -143,22 +200,27 @@ def read_case(
         UnreadableFileError: the file cannot be used.
         DataProblemError: ``mask_shape_mismatch`` or ``label_outside_classes``.
     """
-    raw = read_raw(record, settings, plan.data)
-    name = record.path.name
+    raw, name = read_raw(record, settings, plan.data), record.path.name
     if plan.task == "segmentation" and raw.mask is None:
         msg = f"{name} has no mask"
         raise UnreadableFileError(msg)
-    mask = None if raw.mask is None else _class_mask(raw, raw.mask, name, settings, plan)
-    image, working = prepare(raw, mask, plan.data)
-    resampled = mask is not None and working is not None and working.shape != mask.shape
+    mask = None
+    if raw.mask is not None and plan.task != "classification":
+        mask = _class_mask(raw, raw.mask, name, settings, plan)
+    try:
+        prepared = prepare(raw, mask, plan.data)
+    except UnreadableFileError as error:
+        msg = f"{name}: {error}"
+        raise UnreadableFileError(msg) from None
     return Case(
         id=case_id,
-        image=image,
+        image=prepared.image,
         label=label,
-        mask=working,
-        native_mask=mask if resampled else None,
+        mask=prepared.mask,
+        native_mask=prepared.native_mask,
         native_shape=raw.image.shape[1:],
         native_spacing=raw.spacing,
+        spacing_unit=raw.unit,
     )
 
 
@@ -168,36 +230,28 @@ def read_raw(record: Record, settings: SiteDataSettings, contract: DataContract)
     Raises:
         UnreadableFileError: it cannot be used.
     """
-    dimensions = contract.dimensions
+    path, mask_path, dimensions = record.path, record.mask_path, contract.dimensions
+    if record.problem:
+        raise UnreadableFileError(record.problem)
     try:
         match settings.format:
             case "nifti":
-                return read_nifti(record.path, record.mask_path, dimensions)
+                return read_nifti(path, mask_path, dimensions)
             case "fits":
                 region = tuple(slice(start, stop) for start, stop in record.region)
-                return read_fits(record.path, settings, dimensions, region)
+                return read_fits(path, settings, dimensions, mask_path=mask_path, region=region)
             case "npz":
-                return read_npz(record.path, record.index or 0, dimensions)
+                return read_npz(path, record.index or 0, dimensions)
+            case "dicom" if mask_path is not None:
+                return read_dicom_with_mask(path, mask_path, dimensions)
             case "dicom":
-                raw = read_dicom(record.path, dimensions)
-                if record.mask_path is None:
-                    return raw
-                return _with_mask(raw, record.mask_path)
+                return read_dicom(path, dimensions)
             case "table":
                 msg = "a table has no images"
                 raise UnreadableFileError(msg)
     except OSError as error:
         msg = f"{record.path.name}: {error.strerror or type(error).__name__}"
         raise UnreadableFileError(msg) from None
-
-
-def _with_mask(raw: RawImage, path: Path) -> RawImage:
-    shape = raw.image.shape[1:]
-    if path.is_dir() or path.suffix.lower() == ".dcm":
-        mask = read_dicom_mask(path, shape)
-    else:
-        mask = read_nifti_mask(path)
-    return RawImage(image=raw.image, spacing=raw.spacing, unit=raw.unit, mask=mask)
 
 
 def _class_mask(

@@ -13,35 +13,33 @@ def split_records(records: Sequence[Record], test_fraction: float, seed: int) ->
 
     Groups are ordered by a hash of seed and group within their class (that of their first
     record), and the first ``test_fraction`` of each class are held out: at least one group and at
-    most all but one, when a class has two groups or more. Equal input, equal output.
+    most all but one, when a class has two groups or more; and so over all classes together. Equal
+    input, equal output.
 
     Raises:
         DataProblemError: a group has records on both sides of the given splits, or is half given.
     """
-    given: dict[str, set[str]] = {}
+    _check_groups(records)
+    free: dict[str, dict[str, None]] = {}  # groups by class; a dict keeps their order
+    placed: set[str] = set()
     for record in records:
-        given.setdefault(record.group, set()).add(record.split)
-    both = sorted(group for group, splits in given.items() if len(splits) > 1)
-    if both:
-        msg = (
-            f"{len(both)} groups have records in more than one split, the first in "
-            f"{next(r.path.name for r in records if r.group == both[0])}; put each patient or "
-            "field on one side"
-        )
-        raise DataProblemError(msg, code="settings_invalid")
-    free: dict[str, list[str]] = {}
-    for record in records:
-        if not record.split and record.group not in free.setdefault(record.label, []):
-            free[record.label].append(record.group)
+        if not record.split and record.group not in placed:
+            placed.add(record.group)
+            free.setdefault(record.label, {})[record.group] = None
     test: set[str] = set()
-    seen: set[str] = set()
+    cut = 0 < test_fraction < 1
     for label in sorted(free):
-        groups = sorted((g for g in free[label] if g not in seen), key=lambda g: _hash(seed, g))
-        seen.update(groups)
+        groups = sorted(free[label], key=lambda group: _hash(seed, group))
         wanted = round(test_fraction * len(groups))
-        if len(groups) >= 2 and 0 < test_fraction < 1:
+        if cut and len(groups) >= 2:
             wanted = min(max(wanted, 1), len(groups) - 1)
         test.update(groups[:wanted])
+    if cut and len(placed) >= 2 and all(not record.split for record in records):
+        ordered = sorted(placed, key=lambda group: _hash(seed, group))
+        if not test:
+            test.add(ordered[0])
+        elif len(test) == len(placed):
+            test.discard(ordered[-1])
     return [
         r if r.split else replace(r, split="test" if r.group in test else "train") for r in records
     ]
@@ -52,12 +50,13 @@ def split_field(
 ) -> tuple[Record, Record]:
     """Cut one field into a training and a test region with a gap of at least one tile.
 
-    The cut is across the longer axis; the test region is at its end.
+    The cut is across the longer axis; the test region is at its end. The pixels between belong to
+    neither.
 
     Args:
         record: the whole field.
         shape: its spatial shape, pixels.
-        tile: size of a training patch, pixels.
+        tile: size of a training patch, pixels of the field.
         test_fraction: share of the field that is held out, > 0.
 
     Raises:
@@ -79,6 +78,20 @@ def split_field(
         return replace(record, region=region, split=split)
 
     return part(0, train_stop, "train"), part(test_start, length, "test")
+
+
+def _check_groups(records: Sequence[Record]) -> None:
+    given: dict[str, set[str]] = {}
+    for record in records:
+        given.setdefault(record.group, set()).add(record.split)
+    both = sorted(group for group, splits in given.items() if len(splits) > 1)
+    if both:
+        msg = (
+            f"{len(both)} groups have records in more than one split, the first in "
+            f"{next(r.path.name for r in records if r.group == both[0])}; put each patient or "
+            "field on one side"
+        )
+        raise DataProblemError(msg, code="settings_invalid")
 
 
 def _hash(seed: int, group: str) -> str:

@@ -38,8 +38,12 @@ def _read_version(path: Path, mtime_ns: int) -> Sequence[dict[str, str]]:
             reader = csv.reader(file)
             header = next(reader, [])
             rows = [row for row in reader if row]
+    except OSError as error:
+        what = error.strerror or "it cannot be read"
+        raise FileProblemError(path, what, "correct data.manifest in site.toml") from None
     except (UnicodeDecodeError, csv.Error):
         raise FileProblemError(path, "is not a CSV in UTF-8", "save it as CSV, UTF-8") from None
+    header = [name.strip() for name in header]
     if not header or len(set(header)) != len(header):
         what = f"its first line gives the columns {header}"
         raise FileProblemError(path, what, "give each column one name of its own")

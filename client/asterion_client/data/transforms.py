@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,18 +63,19 @@ def prepare(raw: RawImage, mask: Mask | None, contract: DataContract) -> Prepare
     if mask is not None:
         item["mask"] = torch.from_numpy(mask[np.newaxis].astype(np.float32))
     shape = working_shape(raw, contract)
-    done = Compose(_resampling(raw, shape) + _normalisation(contract.normalisation))(item)
+    resampled = shape if shape != raw.image.shape[1:] else None
+    done: Any = _pipeline(resampled, contract.normalisation)(item)
     image = np.asarray(done["image"], np.float32)
     if mask is None:
         return Prepared(image, None, None)
     working = np.asarray(done["mask"][0]).astype(np.int16)
-    return Prepared(image, working, None if shape == mask.shape else mask)
+    return Prepared(image, working, None if resampled is None else mask)
 
 
 def normalise(image: Image, kind: Normalisation) -> Image:
     """Normalise an image, finite, shape ``(C, *spatial)``, each channel by itself."""
-    steps = _normalisation(kind)
-    return np.asarray(Compose(steps)({"image": torch.from_numpy(image)})["image"], np.float32)
+    done: Any = _pipeline(None, kind)({"image": torch.from_numpy(image)})
+    return np.asarray(done["image"], np.float32)
 
 
 def working_shape(raw: RawImage, contract: DataContract) -> tuple[int, ...]:
@@ -111,25 +113,24 @@ def _filled(image: Image, good: npt.NDArray[np.bool_]) -> Image:
     return filled
 
 
-def _resampling(raw: RawImage, shape: tuple[int, ...]) -> list[Any]:
-    if shape == raw.image.shape[1:]:
-        return []
-    return [
-        Resized("image", shape, mode=_SMOOTH[len(shape)], anti_aliasing=True),
-        Resized("mask", shape, mode="nearest-exact", allow_missing_keys=True),
-    ]
-
-
-def _normalisation(kind: Normalisation) -> list[Any]:
+@lru_cache(maxsize=64)  # a site's images have few shapes, and building costs as much as running
+def _pipeline(shape: tuple[int, ...] | None, kind: Normalisation) -> Compose:
+    steps: list[Any] = []
+    if shape is not None:
+        steps = [
+            Resized("image", shape, mode=_SMOOTH[len(shape)], anti_aliasing=True),
+            Resized("mask", shape, mode="nearest-exact", allow_missing_keys=True),
+        ]
     match kind:
         case "standardise":
-            return [NormalizeIntensityd("image", channel_wise=True)]
+            steps.append(NormalizeIntensityd("image", channel_wise=True))
         case "asinh":
-            return [AsinhStretchd(("image",))]
+            steps.append(AsinhStretchd(("image",)))
         case "zscale":
-            return [ZscaleStretchd(("image",))]
+            steps.append(ZscaleStretchd(("image",)))
         case "none":
-            return []
+            pass
+    return Compose(steps)
 
 
 class AsinhStretchd(MapTransform):
@@ -164,7 +165,8 @@ def _asinh(channel: Tensor) -> Tensor:
     noise = 1.4826 * above.abs().median()
     if noise == 0:
         noise = above.square().mean().sqrt()
-    return torch.asinh(above / (noise if noise > 0 else 1.0))
+    stretched: Tensor = torch.asinh(above / (noise if noise > 0 else 1.0))
+    return stretched
 
 
 def _zscale(channel: Tensor) -> Tensor:
@@ -174,4 +176,5 @@ def _zscale(channel: Tensor) -> Tensor:
         raise MissingExtraError(package="astropy", extra="astro") from None
     low, high = ZScaleInterval().get_limits(np.asarray(channel))
     width = high - low if high > low else 1.0
-    return ((channel - low) / width * 2 - 1).clamp(-1, 1)
+    stretched: Tensor = ((channel - low) / width * 2 - 1).clamp(-1, 1)
+    return stretched

@@ -1,0 +1,157 @@
+"""Every non-public flwr name that is used, with the shape it is used in.
+
+When one of these fails after an update of flwr, the two ``*_compat`` modules are what must change.
+"""
+
+import ast
+import inspect
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto import control_pb2, fleet_pb2, node_pb2, runtime_pb2
+from flwr.serverapp import Grid
+from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.constant import TaskType
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
+from flwr.supercore.run import Run
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode.fleet_http_client import FleetHttpClient
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
+from flwr.supernode.runtime import run_clientapp
+
+from asterion_client.flower_client_compat import ACTIVATION_FAILED
+from asterion_server.flower_server_compat import flower_version
+
+PACKAGES = Path(__file__).parents[2]
+PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
+
+
+def names(function: Callable[..., Any]) -> list[str]:
+    return [name for name in inspect.signature(function).parameters if name != "self"]
+
+
+def test_the_version_is_the_pinned_minor() -> None:
+    assert flower_version().startswith("1.41.")
+
+
+@pytest.mark.parametrize(
+    ("function", "parameters"),
+    [
+        (run_clientapp.pull_task_input, ["client"]),
+        (run_clientapp.push_message, ["client", "message", "context"]),
+        (run_clientapp.push_task_output, ["client", "context", "sub_status", "details"]),
+        (HeartbeatSender.__init__, ["heartbeat_fn"]),
+        (load_superexec_auth_secret, ["secret_file"]),
+        (SuperExecAuthHttpInterceptor.__init__, ["master_secret", "protected_methods"]),
+        (RuntimeVersionHttpInterceptor.__init__, ["component_name"]),
+        (RuntimeTokenHttpInterceptor.__init__, ["token"]),
+        (NodeAuthHttpInterceptor.__init__, ["private_key", "public_key"]),
+        (Run.create_empty, ["run_id"]),
+    ],
+)
+def test_a_function_takes_what_we_give(function: Callable[..., Any], parameters: list[str]) -> None:
+    assert names(function) == parameters
+
+
+@pytest.mark.parametrize(
+    ("client", "calls"),
+    [
+        (RuntimeHttpClient, ["AcquireTask", "SendTaskHeartbeat"]),
+        (FleetHttpClient, ["DeactivateNode"]),
+        (ControlHttpClient, ["StartRun", "StopRun", "ListRuns", "ListNodes", "RegisterNode"]),
+    ],
+)
+def test_a_client_has_the_calls_and_the_way_to_make_it(client: Any, calls: list[str]) -> None:
+    for call in calls:
+        assert names(getattr(client, call)) == ["request"]
+    assert names(client.from_server_address)[:4] == [
+        "server_address",
+        "insecure",
+        "root_certificates",
+        "interceptors",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("message", "fields"),
+    [
+        (node_pb2.NodeInfo, {"node_id", "name", "status", "public_key", "last_activated_at"}),
+        (control_pb2.StartRunRequest, {"fab", "override_config"}),
+        (control_pb2.StartRunResponse, {"run_id"}),
+        (control_pb2.RegisterNodeRequest, {"public_key", "name"}),
+        (control_pb2.ListNodesResponse, {"nodes_info"}),
+        (control_pb2.ListRunsResponse, {"run_dict"}),
+        (runtime_pb2.AcquireTaskRequest, {"supported_task_types"}),
+        (runtime_pb2.AcquireTaskResponse, {"task", "token"}),
+        (fleet_pb2.DeactivateNodeRequest, {"node_id"}),
+    ],
+)
+def test_a_protobuf_message_has_the_fields(message: Any, fields: set[str]) -> None:
+    assert fields <= {field.name for field in message.DESCRIPTOR.fields}
+
+
+def test_the_constants_mean_what_we_think() -> None:
+    assert (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE) == (3, 4)
+    assert (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED) == (5, 8)
+    assert (SubStatus.COMPLETED, SubStatus.FAILED) == ("completed", "failed")
+    assert TaskType.CLIENT_APP == "flwr-clientapp"
+    from flwr.supercore.error import ApiErrorCode
+
+    assert f"[code: {int(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED)}]" == ACTIVATION_FAILED
+
+
+def test_a_task_s_identity_is_three_numbers() -> None:
+    assert {"_task_id", "_run_id", "_node_id"} <= set(vars(TaskIdentity))
+
+
+def test_the_public_interface_we_stand_on() -> None:
+    assert Grid.__abstractmethods__ == {
+        "set_run", "run", "create_message", "get_node_ids", "push_messages", "pull_messages",
+        "send_and_receive",
+    }  # fmt: skip
+    assert names(Context) == [
+        "run_id", "node_id", "node_config", "state", "run_config", "series_id",
+    ]  # fmt: skip
+    content = RecordDict(
+        {
+            "a": ArrayRecord({"v": Array("float32", (1,), "any", b"1234")}),
+            "c": ConfigRecord({"x": True, "y": "z"}),
+            "m": MetricRecord({"n": [1.0, 2.0]}),
+        }
+    )
+    message = Message(content, 7, "train", ttl=5.0, group_id="3")
+    assert message.metadata.dst_node_id == 7
+    assert message.metadata.ttl == 5.0
+    assert content["a"]["v"].data == b"1234"
+    assert all(record.count_bytes() > 0 for record in content.values())
+
+
+def imported_modules(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def test_only_the_compat_modules_import_what_is_not_public() -> None:
+    offenders = [
+        (path.name, module)
+        for package in ("shared", "client", "server", "simulations")
+        for path in (PACKAGES / package).rglob("*.py")
+        if not path.name.endswith("_compat.py")
+        for module in imported_modules(path)
+        if module.startswith("flwr") and not module.startswith(PUBLIC)
+    ]
+    assert offenders == []
