@@ -247,3 +247,12 @@ def test_zscale_is_clipped_to_one() -> None:
     assert done.min() >= -1
     assert done.max() == 1
     assert abs(float(np.median(done))) < 0.5
+
+
+@pytest.mark.parametrize("spacing", [(2.5, 2.5), (0.7, 3.0)])
+def test_resampling_leaves_a_constant_image_constant_up_to_its_rim(
+    spacing: tuple[float, float],
+) -> None:
+    raw = RawImage(image=np.full((1, 20, 24), 5, np.float32), spacing=(1.0, 1.0), unit="mm")
+    contract = DataContract(spacing_mm=spacing, normalisation="none", patch_size=(8, 8))
+    assert np.allclose(prepare(raw, None, contract).image, 5.0, atol=1e-5)

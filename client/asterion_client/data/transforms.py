@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+from monai.config.type_definitions import KeysCollection
 from monai.transforms.compose import Compose
 from monai.transforms.intensity.dictionary import NormalizeIntensityd
 from monai.transforms.spatial.dictionary import Resized
 from monai.transforms.transform import MapTransform
+from scipy.ndimage import gaussian_filter
 from torch import Tensor
 
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
@@ -118,7 +120,8 @@ def _pipeline(shape: tuple[int, ...] | None, kind: Normalisation) -> Compose:
     steps: list[Any] = []
     if shape is not None:
         steps = [
-            Resized("image", shape, mode=_SMOOTH[len(shape)], anti_aliasing=True),
+            AntiAliasd(("image",), shape),
+            Resized("image", shape, mode=_SMOOTH[len(shape)]),
             Resized("mask", shape, mode="nearest-exact", allow_missing_keys=True),
         ]
     match kind:
@@ -131,6 +134,27 @@ def _pipeline(shape: tuple[int, ...] | None, kind: Normalisation) -> Compose:
         case "none":
             pass
     return Compose(steps)
+
+
+class AntiAliasd(MapTransform):
+    """Blur before shrinking, by half the pixels that fall into one; the rim is continued.
+
+    MONAI's own ``anti_aliasing`` blurs against zeros, which darkens the rim by up to a sixth.
+    """
+
+    def __init__(self, keys: KeysCollection, shape: tuple[int, ...]) -> None:
+        super().__init__(keys)
+        self._shape = shape
+
+    def __call__(self, data: Mapping[Hashable, Any]) -> dict[Hashable, Any]:
+        """Blur the image of each key along the axes that will shrink."""
+        done = dict(data)
+        for key in self.key_iterator(done):
+            image = np.asarray(done[key], np.float32)
+            shrink = np.array(image.shape[1:]) / np.array(self._shape)
+            sigma = (0.0, *np.maximum((shrink - 1) / 2, 0))
+            done[key] = torch.from_numpy(gaussian_filter(image, sigma, mode="nearest"))
+        return done
 
 
 class AsinhStretchd(MapTransform):
