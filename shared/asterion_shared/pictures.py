@@ -252,10 +252,14 @@ def _anomaly_candidates(plan: Plan, scored: Scored) -> list[_Candidate]:
     normal = np.array([score for _, label, score in known if label == 0])
     odd = np.array([score for _, label, score in known if label > 0])
 
+    if not (len(normal) and len(odd)):
+        # Nothing to be ranked against: the smallest error stands for the best prediction.
+        return [_Candidate(-1 - score, number) for number, _, score in known]
+
     def ranked_right(label: int, score: float) -> float:
         others = normal if label > 0 else odd
         right = others < score if label > 0 else others > score
-        return float(right.mean()) if len(others) else 0.0
+        return float(right.mean())
 
     return [_Candidate(ranked_right(label, score), number) for number, label, score in known]
 
@@ -270,9 +274,11 @@ def _draw_anomaly(plan: Plan, case: Case, error: Array, candidate: _Candidate) -
     view = drawing.view(plan, case, case.image.shape[1:], cut)
     mask = None if case.mask is None else case.mask[cut]
     png = drawing.anomaly(view, error[cut], mask)
+    # Below 0 it is no share: the site has no case of the other class to compare with.
+    beside = f", {side} that of {candidate.score:.0%} of the cases that are {other}"
     return (
-        f"Truth: {kind}. Score (mean squared error) {error.mean():.3g}, {side} that of "
-        f"{candidate.score:.0%} of the cases that are {other}. {view.words}Case {case.id}."
+        f"Truth: {kind}. Score (mean squared error) {error.mean():.3g}"
+        f"{beside if candidate.score >= 0 else ''}. {view.words}Case {case.id}."
     ), png
 
 

@@ -56,7 +56,8 @@ class DataContract(Settings):
     """Names of the classes, in order of their number. The first is background or normal."""
 
     spacing_mm: tuple[Positive, ...] | None = None
-    """Voxel or pixel size that medical images are resampled to; absent: the stored grid."""
+    """Voxel or pixel size that medical images are resampled to, of volumes from left to right,
+    back to front and foot to head; absent: the stored grid."""
 
     pixel_scale_arcsec: Positive | None = None
     """Pixel size that sky images are resampled to; absent: the stored grid."""

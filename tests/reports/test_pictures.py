@@ -244,3 +244,15 @@ def test_the_stretch_keeps_order_and_survives_flat_images(asinh: bool) -> None:
     assert (shown.min(), shown.max()) == (0, 1)
     assert (np.diff(shown.ravel()) >= 0).all()
     assert (drawing.stretch(np.full((4, 4), 7, np.float32), asinh=asinh) == 0).all()
+
+
+def test_an_anomaly_without_the_other_class_is_not_ranked_against_it() -> None:
+    plan = class_plan("anomaly", dimensions=2, patch_size=(16, 16))
+    draws = np.random.default_rng(3)
+    cases = CaseList.of(
+        Case(id=f"{i:012x}", image=draws.normal(size=(1, 16, 16)).astype(np.float32), label=0)
+        for i in range(3)
+    )
+    pictures = draw_examples(plan, lambda them: (c.image[0] ** 2 for c in them), cases)
+    assert len(pictures) == 3
+    assert all("of the cases that are" not in picture.caption for picture in pictures)
