@@ -7,10 +7,10 @@ from asterion_shared.cases import SiteData
 from asterion_shared.files import write_atomically
 from asterion_shared.messages import Order, Report
 from asterion_shared.metrics import summarise
-from asterion_shared.pictures import Picture
 from asterion_shared.plan import Plan
+from asterion_shared.reports.pictures import Picture
+from asterion_shared.reports.site_report import write_site_report
 from asterion_shared.result import SiteRound
-from asterion_shared.site_report import write_site_report
 
 
 def remember(folder: Path, order: Order, report: Report) -> None:

@@ -14,8 +14,8 @@ from asterion_client.site_history import remember, report_run
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
-from asterion_shared.pictures import draw_examples
 from asterion_shared.plan import Plan
+from asterion_shared.reports.pictures import draw_examples
 from asterion_shared.tasks.prediction import model_predictor
 
 

@@ -85,7 +85,7 @@ def _tell(folder: RunFolder, plan: Plan, event: Event) -> None:
     """Store an event for whoever follows; the report lies there before the run's end is told."""
     if isinstance(event, RunFinished):
         # Here, because it imports a plotting library that the run itself does not need.
-        from asterion_shared.report_html import write_report
+        from asterion_shared.reports.run_report import write_report
 
         write_report(event.result, folder.report, plan=plan)
     append_event(folder.events, event)

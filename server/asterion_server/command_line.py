@@ -71,7 +71,7 @@ def launch(
     from asterion_server.launch import launch as submit
     from asterion_server.run_folder import RunFolder
     from asterion_shared.plan import read_plan
-    from asterion_shared.terminal import RoundPrinter
+    from asterion_shared.reports.terminal import RoundPrinter
 
     made, wanted = open_provisioned(folder), read_plan(plan)
     name = _run_name(run or wanted.name)

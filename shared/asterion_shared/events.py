@@ -46,7 +46,7 @@ class RunFinished(Settings):
 
 Event = RunStarted | RoundFinished | RunFinished
 Listener = Callable[[Event], None]
-"""What the loop calls with each event; see :class:`asterion_shared.terminal.RoundPrinter`."""
+"""What the loop calls with each event, such as ``reports.terminal.RoundPrinter``."""
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 

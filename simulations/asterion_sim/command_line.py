@@ -8,7 +8,7 @@ import typer
 
 from asterion_shared.errors import UserInputError
 from asterion_shared.plan import read_plan
-from asterion_shared.terminal import RoundPrinter
+from asterion_shared.reports.terminal import RoundPrinter
 
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line, for programs")]
 

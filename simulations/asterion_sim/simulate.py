@@ -8,9 +8,9 @@ from asterion_server.rounds import run_rounds
 from asterion_shared.errors import UserInputError
 from asterion_shared.events import Listener
 from asterion_shared.parameters import from_bytes, write_vector
-from asterion_shared.pictures import Picture, draw_examples
 from asterion_shared.plan import Plan
-from asterion_shared.report_html import write_report
+from asterion_shared.reports.pictures import Picture, draw_examples
+from asterion_shared.reports.run_report import write_report
 from asterion_shared.result import Result
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.virtual_cohort import VirtualCohort, VirtualSites

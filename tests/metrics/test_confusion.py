@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, recall_score
 
 from asterion_shared.metrics import Statistic
-from asterion_shared.metrics_confusion import (
+from asterion_shared.metrics.confusion import (
     accuracy,
     balanced_accuracy,
     calibration,

@@ -16,9 +16,9 @@ from asterion_shared.metrics import (
     merge,
     summarise,
 )
-from asterion_shared.metrics_confusion import calibration, confusion
-from asterion_shared.metrics_moments import moments
-from asterion_shared.metrics_scores import probability_edges, score_histograms
+from asterion_shared.metrics.confusion import calibration, confusion
+from asterion_shared.metrics.moments import moments
+from asterion_shared.metrics.scores import probability_edges, score_histograms
 from asterion_shared.plan import Plan, TaskName
 from asterion_shared.settings_files import validate
 

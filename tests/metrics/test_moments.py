@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asterion_shared.metrics import Statistic, merge
-from asterion_shared.metrics_moments import (
+from asterion_shared.metrics.moments import (
     EDGES,
     moments,
     moments_length,

@@ -11,7 +11,7 @@ from hypothesis.extra import numpy as hnp
 from monai.metrics.hausdorff_distance import compute_hausdorff_distance
 from scipy.spatial.distance import cdist
 
-from asterion_shared.metrics_overlap import Flags, hausdorff95, overlaps
+from asterion_shared.metrics.overlap import Flags, hausdorff95, overlaps
 
 SHAPES = st.sampled_from([(7,), (5, 6), (4, 5, 3)])
 PAIRS = SHAPES.flatmap(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
 from asterion_shared.metrics import Statistic, merge
-from asterion_shared.metrics_scores import (
+from asterion_shared.metrics.scores import (
     anomaly_edges,
     probability_edges,
     rank,

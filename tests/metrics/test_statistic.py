@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from asterion_shared.metrics import Statistic, decode, encode, merge
-from asterion_shared.metrics_statistic import place
+from asterion_shared.metrics.statistic import place
 
 EDGES = np.array([0.0, 1.0, 2.0])
 

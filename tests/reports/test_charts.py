@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asterion_shared.charts import Series, line_chart, nice_ticks, site_series
+from asterion_shared.reports.charts import Series, line_chart, nice_ticks, site_series
 
 finite = st.floats(-1e6, 1e6)
 

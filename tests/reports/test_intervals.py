@@ -1,6 +1,6 @@
 import pytest
 
-from asterion_shared.intervals import bounds_95
+from asterion_shared.reports.intervals import bounds_95
 
 
 def test_a_mean_brings_its_own() -> None:

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from asterion_shared import drawing
 from asterion_shared.cases import Case, CaseList
-from asterion_shared.pictures import choose, dice, draw_examples, windows
 from asterion_shared.plan import DataContract, ModelSettings, Plan
+from asterion_shared.reports import drawing
+from asterion_shared.reports.pictures import choose, dice, draw_examples, windows
 
 Array = npt.NDArray[np.float32]
 

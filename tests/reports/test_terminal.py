@@ -6,8 +6,8 @@ import pytest
 from rich.console import Console
 
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted
+from asterion_shared.reports.terminal import RoundPrinter, final_table
 from asterion_shared.result import Result
-from asterion_shared.terminal import RoundPrinter, final_table
 
 Make = Callable[..., Result]
 

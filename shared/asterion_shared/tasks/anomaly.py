@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from asterion_shared.cases import Case, Image, Mask, Predict
 from asterion_shared.metrics import Statistic, merge
-from asterion_shared.metrics_scores import anomaly_edges, score_histograms
-from asterion_shared.metrics_statistic import Values
+from asterion_shared.metrics.scores import anomaly_edges, score_histograms
+from asterion_shared.metrics.statistic import Values
 from asterion_shared.networks import build_network
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.batch import Batch

@@ -10,8 +10,8 @@ from torch.nn import functional
 
 from asterion_shared.cases import Case, Predict
 from asterion_shared.metrics import Statistic
-from asterion_shared.metrics_confusion import calibration, confusion
-from asterion_shared.metrics_scores import probability_edges, score_histograms
+from asterion_shared.metrics.confusion import calibration, confusion
+from asterion_shared.metrics.scores import probability_edges, score_histograms
 from asterion_shared.networks import build_network
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.batch import Batch

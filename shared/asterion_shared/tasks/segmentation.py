@@ -13,8 +13,8 @@ from torch.nn import functional
 
 from asterion_shared.cases import Case, Predict
 from asterion_shared.metrics import Statistic, distance_name
-from asterion_shared.metrics_moments import moments
-from asterion_shared.metrics_overlap import hausdorff95, overlaps
+from asterion_shared.metrics.moments import moments
+from asterion_shared.metrics.overlap import hausdorff95, overlaps
 from asterion_shared.networks import build_network
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.batch import Batch

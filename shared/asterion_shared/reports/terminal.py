@@ -10,11 +10,11 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from asterion_shared import metric_words
 from asterion_shared.events import Event, RoundFinished, RunFinished, RunStarted, event_line
-from asterion_shared.metric_words import in_bytes, in_time, number
 from asterion_shared.plan import TaskName
-from asterion_shared.report_page import interval, lowest_site
+from asterion_shared.reports import metric_words
+from asterion_shared.reports.metric_words import in_bytes, in_time, number
+from asterion_shared.reports.report_page import interval, lowest_site
 from asterion_shared.result import Metrics, Result, RoundResult
 
 WIDE_COLUMNS = 110

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from asterion_shared import drawing
 from asterion_shared.cases import Case, CaseList, Predict
-from asterion_shared.drawing import Array, Flags
 from asterion_shared.plan import Plan
+from asterion_shared.reports import drawing
+from asterion_shared.reports.drawing import Array, Flags
 
 WINDOW_PIXELS = 128
 """Side of the piece that is shown of a large field."""

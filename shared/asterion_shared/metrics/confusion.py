@@ -7,7 +7,7 @@
 import numpy as np
 import numpy.typing as npt
 
-from asterion_shared.metrics_statistic import Statistic
+from asterion_shared.metrics.statistic import Statistic
 
 NUM_CONFIDENCE_BINS = 15
 

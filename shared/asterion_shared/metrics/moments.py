@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from asterion_shared.metrics_statistic import Statistic, Values, place
+from asterion_shared.metrics.statistic import Statistic, Values, place
 
 EDGES: dict[str, Values] = {
     "unit_moments": np.linspace(0.0, 1.0, 51),

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from asterion_shared import metric_words
-from asterion_shared.charts import Series
-from asterion_shared.metric_words import in_time, number
-from asterion_shared.pictures import Picture
 from asterion_shared.plan import Plan
-from asterion_shared.report_page import band, chart, embed, interval, write_page
+from asterion_shared.reports import metric_words
+from asterion_shared.reports.charts import Series
+from asterion_shared.reports.metric_words import in_time, number
+from asterion_shared.reports.pictures import Picture
+from asterion_shared.reports.report_page import band, chart, embed, interval, write_page
 from asterion_shared.result import Metrics, SiteRound
 
 
@@ -28,7 +28,7 @@ def write_site_report(
         site: the site's name.
         plan: the plan of the run.
         history: the rounds the site took part in, in order; may be empty.
-        pictures: from :func:`asterion_shared.pictures.draw_examples`.
+        pictures: from :func:`asterion_shared.reports.pictures.draw_examples`.
         bad_files: hashed id of each skipped file to the reason.
 
     Raises:

@@ -6,15 +6,16 @@ from pathlib import Path
 import pytest
 
 from asterion_shared.errors import PlanMismatchError
-from asterion_shared.pictures import Picture
 from asterion_shared.plan import Plan
-from asterion_shared.report_html import write_report
+from asterion_shared.reports.pictures import Picture
+from asterion_shared.reports.run_report import write_report
+from asterion_shared.reports.site_report import write_site_report
 from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteRound, SiteSummary
-from asterion_shared.site_report import write_site_report
 
 Make = Callable[..., Result]
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (300).to_bytes(4, "big") + (200).to_bytes(4, "big")
-STYLE = Path(__file__).parents[2] / "shared" / "asterion_shared" / "templates" / "style.css"
+SHARED = Path(__file__).parents[2] / "shared" / "asterion_shared"
+STYLE = SHARED / "reports" / "templates" / "style.css"
 
 
 class Page(HTMLParser):

@@ -4,15 +4,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from asterion_shared import metric_words
-from asterion_shared.charts import Points, Series, site_series
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.messages import REASON_CODES
-from asterion_shared.metric_words import in_bytes, in_time, number
-from asterion_shared.pictures import Picture
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
-from asterion_shared.report_page import (
+from asterion_shared.reports import metric_words
+from asterion_shared.reports.charts import Points, Series, site_series
+from asterion_shared.reports.metric_words import in_bytes, in_time, number
+from asterion_shared.reports.pictures import Picture
+from asterion_shared.reports.report_page import (
     band,
     chart,
     embed,

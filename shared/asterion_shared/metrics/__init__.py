@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from asterion_shared.metrics_confusion import (
+from asterion_shared.metrics.confusion import (
     NUM_CONFIDENCE_BINS,
     accuracy,
     balanced_accuracy,
@@ -16,14 +16,14 @@ from asterion_shared.metrics_confusion import (
     calibration_problem,
     confusion_problem,
 )
-from asterion_shared.metrics_moments import (
+from asterion_shared.metrics.moments import (
     moments_length,
     moments_problem,
     num_moments,
     summarise_moments,
 )
-from asterion_shared.metrics_scores import Ranking, rank, scores_length, scores_problem
-from asterion_shared.metrics_statistic import Statistic, Statistics, decode, encode, merge
+from asterion_shared.metrics.scores import Ranking, rank, scores_length, scores_problem
+from asterion_shared.metrics.statistic import Statistic, Statistics, decode, encode, merge
 from asterion_shared.plan import Plan, TaskName
 
 __all__ = [

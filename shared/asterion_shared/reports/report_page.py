@@ -8,11 +8,11 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from asterion_shared.charts import Series, line_chart
 from asterion_shared.files import write_atomically
-from asterion_shared.intervals import bounds_95
-from asterion_shared.metric_words import number
-from asterion_shared.pictures import Picture
+from asterion_shared.reports.charts import Series, line_chart
+from asterion_shared.reports.intervals import bounds_95
+from asterion_shared.reports.metric_words import number
+from asterion_shared.reports.pictures import Picture
 from asterion_shared.result import Metrics
 
 _TEMPLATES = Path(__file__).parent / "templates"

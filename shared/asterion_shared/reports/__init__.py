@@ -1,0 +1,1 @@
+"""What people look at: pages, pictures, curves, and lines in a terminal."""
