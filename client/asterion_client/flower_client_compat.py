@@ -5,10 +5,13 @@ from its own SuperNode over the loopback interface, proves itself with a shared 
 each task to the one installed app. Code that comes with a run is never unpacked.
 """
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -36,6 +39,8 @@ from flwr.supernode.runtime.run_clientapp import (
 )
 
 Work = Callable[[Message, Context], Message]
+PULL_SECONDS = 600.0
+"""How long the runner waits for the whole of a message that its SuperNode has announced."""
 
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _COMPONENT = "flwr-clientapp"
@@ -103,7 +108,8 @@ class TaskSource:
         heartbeat.start()
         context, ending = None, SubStatus.FAILED
         try:
-            message, context, _, _ = pull_task_input(client)
+            with _ends_if_stuck(PULL_SECONDS):
+                message, context, _, _ = pull_task_input(client)
             push_message(client, work(message, context), context)
             ending = SubStatus.COMPLETED
         finally:
@@ -112,6 +118,22 @@ class TaskSource:
             if heartbeat.is_running:
                 heartbeat.stop()
             client.close()
+
+
+@contextmanager
+def _ends_if_stuck(seconds: float) -> Iterator[None]:
+    """End this process when the block takes longer; the daemon starts another.
+
+    Flower waits two hours for the rest of a message that a dead coordinator sent by half, and
+    nothing else could be done meanwhile.
+    """
+    timer = Timer(seconds, os._exit, [1])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def release_session(

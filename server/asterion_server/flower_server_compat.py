@@ -25,6 +25,7 @@ from flwr.proto.control_pb2 import (
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
@@ -38,6 +39,7 @@ __all__ = [
     "FlowerNode",
     "FlowerRun",
     "NodeInfo",
+    "ObjectPushError",
     "Run",
     "build_fab",
     "ensure_task_identity",

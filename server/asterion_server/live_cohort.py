@@ -11,7 +11,12 @@ from dataclasses import dataclass, replace
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from asterion_server.flower_server_compat import MESSAGE_LOST, NODE_UNAVAILABLE, SITE_CRASHED
+from asterion_server.flower_server_compat import (
+    MESSAGE_LOST,
+    NODE_UNAVAILABLE,
+    SITE_CRASHED,
+    ObjectPushError,
+)
 from asterion_shared.errors import ReportRejectedError, RunStoppedError
 from asterion_shared.flower_messages import (
     MESSAGE_TYPES,
@@ -168,11 +173,25 @@ class _Round:
             ttl=max(self._deadline - self._now(), 1.0),
             group_id=str(self._order.round),
         )
-        ids = list(self._grid.push_messages([message]))
+        ids = self._push(message)
         asked.message = ids[0] if ids and ids[0] else ""
         asked.activated, asked.away_since = node.activated, None
         asked.num_sends += 1
         asked.num_bytes = num_bytes(content)
+
+    def _push(self, message: Message) -> list[str]:
+        """Push a message; an empty list when that was not possible by the deadline.
+
+        A SuperLink that dies while a message is pushed keeps half of it, and the site waits for
+        the rest. The same message again completes it: SuperLink takes it as the one it knows.
+        """
+        while self._now() < self._deadline:
+            try:
+                return list(self._grid.push_messages([message]))
+            except ObjectPushError:
+                self._cohort._obey_stop()
+                self._cohort._pause(1.0)
+        return []
 
     def _pull(self, site: str) -> Answer | None:
         asked = self._asked[site]

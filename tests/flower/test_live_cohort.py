@@ -1,13 +1,13 @@
 """The message path without a network: every way in which a site may fail to answer."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pytest
 from flwr.app import ConfigRecord, Error, Message, RecordDict
 from tests.flower.conftest import FakeSites, make_order, make_report
 
-from asterion_server.flower_server_compat import SITE_CRASHED
+from asterion_server.flower_server_compat import SITE_CRASHED, ObjectPushError
 from asterion_server.in_process_grid import InProcessGrid
 from asterion_server.live_cohort import LiveCohort
 from asterion_shared.errors import OrderRefusedError, RunStoppedError
@@ -205,3 +205,35 @@ def test_waiting_for_sites_says_who_is_missing(plan: Plan, sites: FakeSites) -> 
     clock.events = [(2.0, lambda: setattr(grid.sites[10], "online", True))]
     assert cohort_of(grid, clock).wait_for(ALL, 5) == ("south",)
     assert clock.now == pytest.approx(5.0, abs=0.3)
+
+
+def test_a_push_that_a_dying_superlink_broke_is_completed_with_the_same_message(
+    plan: Plan, sites: FakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, grid = Clock(), sites.grid()
+    push, tried = grid.push_messages, []
+
+    def broken_twice(messages: Iterable[Message]) -> Iterable[str]:
+        tried.append(messages[0])  # type: ignore[index]
+        if len(tried) < 3:
+            raise ObjectPushError("0" * 64, 1, "session")
+        return push(messages)
+
+    monkeypatch.setattr(grid, "push_messages", broken_twice)
+    got = list(cohort_of(grid, clock).ask(make_order(plan, deadline_seconds=60.0), ALL))
+    assert by_site(got) == dict.fromkeys(ALL, "answered")
+    assert tried[0] is tried[1] is tried[2]
+
+
+def test_a_push_that_never_succeeds_ends_at_the_deadline(
+    plan: Plan, sites: FakeSites, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, grid = Clock(), sites.grid()
+
+    def broken(messages: Iterable[Message]) -> Iterable[str]:
+        raise ObjectPushError("0" * 64, 1, "session")
+
+    monkeypatch.setattr(grid, "push_messages", broken)
+    got = list(cohort_of(grid, clock).ask(make_order(plan, deadline_seconds=6.0), ALL))
+    assert "answered" not in by_site(got).values()
+    assert clock.now < 8.0
