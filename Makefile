@@ -6,7 +6,9 @@ INSTALLED := $(VENV)/.installed
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test test-fast check format studies wheels clean
+PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
+
+.PHONY: demo test test-fast check format studies wheels clean bench-simulation bench-curves bench-private
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -31,6 +33,16 @@ format: $(INSTALLED)
 studies: $(INSTALLED)  ## the table of the README, on the data in $$ASTERION_DATA
 	$(BIN)/asterion studies --out runs/studies
 
+bench-simulation: $(INSTALLED) $(PEERS)  ## our simulator beside its peers: the table of docs/performance.md
+	$(BIN)/python simulations/bench/bench_simulation.py $(BENCH)
+
+bench-curves: $(INSTALLED)  ## limits of the machine; cost by sites, model and cohort
+	$(BIN)/python simulations/bench/limits.py
+	$(BIN)/python simulations/bench/curves.py
+
+bench-private: $(INSTALLED)  ## the private step beside the plain one and Opacus
+	$(BIN)/python simulations/bench/private_step.py
+
 wheels: $(INSTALLED)  ## the three wheels, into dist/
 	for folder in shared client .; do \
 	    $(BIN)/python -m build --wheel --no-isolation --outdir dist $$folder || exit 1; \
@@ -42,6 +54,15 @@ $(INSTALLED): constraints.txt pyproject.toml shared/pyproject.toml client/pyproj
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt -e shared -e client -e ".[all,dev]"
 	touch $(INSTALLED)
+
+# A peer is measured in an environment of its own.
+runs/bench/env-pfl/.installed: PEER := pfl[pytorch]==0.6.0
+runs/bench/env-flower/.installed: PEER := flwr[simulation]==1.41.0
+runs/bench/env-%/.installed:
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install --quiet torch==2.13.0
+	$(@D)/bin/pip install --quiet torch==2.13.0 "$(PEER)"
+	touch $@
 
 clean:
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -28,7 +28,7 @@ from asterion_shared.plan import LocalSettings, Plan
 from asterion_shared.randomness import stream, torch_stream
 from asterion_shared.tasks import initial_model, task_module
 from asterion_shared.tasks.baselines import baseline_predictor
-from asterion_shared.tasks.batches import draw_batches
+from asterion_shared.tasks.batches import Draws, draw_batches
 from asterion_shared.tasks.prediction import model_predictor
 
 Item = TypeVar("Item")
@@ -105,6 +105,8 @@ def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) 
     if order.weights is None or order.layout_sha256 != layout.sha256:
         msg = f"the order's layout is {order.layout_sha256[:12]}, ours {layout.sha256[:12]}"
         raise OrderRefusedError(msg, code="layout_mismatch")
+    if order.phase == "evaluate" and len(data.test) == 0:
+        return count_examples(data)
     copy_weights(model, layout, order.weights)
     restore_kept(model, layout, kept_folder, order.round, workspace.initial_kept)
     statistics: dict[str, Statistic] = {}
@@ -171,7 +173,7 @@ def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, floa
     anchors = [w.detach().clone() for w in weights]
     optimiser.state.clear()
     model.train()
-    draws = stream(plan.seed, round_=order.round, site=data.site, purpose="batches")
+    draws = draws_of(plan, order.round, data.site)
     total, num_steps = 0.0, 0
     with torch_stream(plan.seed, round_=order.round, site=data.site, purpose="dropout"):
         for batch in _limited(draw_batches(plan, data.train, draws), plan.local):
@@ -184,6 +186,11 @@ def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, floa
             total += loss.item()
             num_steps += 1
     return num_steps, total / num_steps
+
+
+def draws_of(plan: Plan, round_: int, site: str) -> Draws:
+    """The addressed streams behind a site's batches in a round."""
+    return lambda purpose: stream(plan.seed, round_=round_, site=site, purpose=purpose)
 
 
 def _limited(batches: Iterator[Item], local: LocalSettings) -> Iterator[Item]:

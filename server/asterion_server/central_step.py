@@ -3,15 +3,20 @@
 Either our own streaming fold, or a stock Flower strategy that the plan names.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from asterion_server.flower_strategy import FlowerStep
 from asterion_server.fold import Fold
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+
+Sum = npt.NDArray[np.float64]
 
 
 class CentralStep(Protocol):
@@ -23,6 +28,15 @@ class CentralStep(Protocol):
 
     def add(self, site: str, update: Vector, weight: float) -> None:
         """Take one site's update, with its weight > 0."""
+        ...
+
+    @property
+    def linear(self) -> bool:
+        """Whether only the sum of the weighted updates counts, so that ``add_sum`` will do."""
+        ...
+
+    def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
+        """Take the sum of several sites' weighted updates, if the step is linear."""
         ...
 
     def leave_out(self, site: str) -> None:
@@ -50,6 +64,8 @@ def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
 
 
 class _FoldStep:
+    linear = True
+
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         self._algorithm, self._folder = algorithm_of(plan.algorithm), spill_folder
         self._fold = Fold((), 0, spill_folder)
@@ -59,6 +75,9 @@ class _FoldStep:
 
     def add(self, site: str, update: Vector, weight: float) -> None:
         self._fold.add(site, update, weight)
+
+    def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
+        self._fold.add_sum(sites, total, weight)
 
     def leave_out(self, site: str) -> None:
         self._fold.leave_out(site)
@@ -76,6 +95,8 @@ class _FoldStep:
 class _StrategyStep:
     """Gathers all updates, because a stock strategy wants them together."""
 
+    linear = False
+
     def __init__(self, plan: Plan) -> None:
         self._step = FlowerStep(plan)
         self._updates: dict[str, tuple[Vector, float]] = {}
@@ -85,6 +106,10 @@ class _StrategyStep:
 
     def add(self, site: str, update: Vector, weight: float) -> None:
         self._updates[site] = (update, weight)
+
+    def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
+        msg = "a stock Flower strategy needs each update by itself"
+        raise TypeError(msg)
 
     def leave_out(self, site: str) -> None:
         """Nothing: the site is simply not among the updates."""

@@ -1,18 +1,21 @@
 """The state of a run after a round, on disk: one file, whole or absent."""
 
 import json
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import safetensors
 import safetensors.numpy
 
+from asterion_server.round_log import append_rounds, read_rounds
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.files import write_atomically
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult, SiteSummary
 
+LOG = "rounds.jsonl"
 STRATEGY_PREFIX = "strategy/"
 
 
@@ -26,8 +29,11 @@ class Checkpoint:
         round: last finished round; 0 after the count.
         weights: global weights after it.
         strategy: arrays of a stock Flower strategy, by name; empty for our own step.
-        rounds: results so far, round 0 first.
-        sites: what each site said of its data, by name.
+        rounds: results so far, round 0 first. All but the last stand in ``rounds.jsonl``.
+        log_bytes: how much of that file holds; :func:`store` and :func:`load_latest` tell.
+        cohort: how a simulation forms its numbers; empty when live.
+        sites: what each site said of its data, as :func:`sites_text` writes it: thousands of
+            sites seldom change from round to round.
         started: when the run began, UTC, ISO 8601.
     """
 
@@ -36,24 +42,45 @@ class Checkpoint:
     round: int
     weights: Vector
     rounds: tuple[RoundResult, ...]
-    sites: tuple[SiteSummary, ...]
+    sites: str
     started: str
     strategy: dict[str, Vector] = field(default_factory=dict)
+    cohort: dict[str, str | int] = field(default_factory=dict)
+    log_bytes: int = 0
+    logged: int = 0
+    """Rounds that stand in the first ``log_bytes``."""
 
 
-def store(checkpoint: Checkpoint, folder: Path) -> None:
+def sites_text(sites: Iterable[SiteSummary]) -> str:
+    """What sites said of their data, one JSON line each."""
+    return "\n".join(site.model_dump_json() for site in sites)
+
+
+def read_sites(text: str) -> tuple[SiteSummary, ...]:
+    """The opposite of :func:`sites_text`."""
+    return tuple(SiteSummary.model_validate_json(line) for line in text.splitlines())
+
+
+def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """Write a checkpoint atomically; the one before it is kept, older ones are removed.
+
+    Returns:
+        The same with its log's new length, for the next one.
 
     Raises:
         DiskProblemError: the disk is full or not writable; earlier checkpoints are untouched.
     """
+    final = checkpoint.rounds[checkpoint.logged : -1]
+    log_bytes = append_rounds(folder / LOG, checkpoint.log_bytes, final)
     facts = {
         "run": checkpoint.run,
         "plan_sha256": checkpoint.plan_sha256,
         "round": checkpoint.round,
-        "rounds": [r.model_dump(mode="json") for r in checkpoint.rounds],
-        "sites": [s.model_dump(mode="json") for s in checkpoint.sites],
+        "log_bytes": log_bytes,
+        "last": checkpoint.rounds[-1].model_dump(mode="json"),
+        "sites": checkpoint.sites,
         "started": checkpoint.started,
+        "cohort": checkpoint.cohort,
     }
     arrays = {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
     data = safetensors.numpy.save(
@@ -62,6 +89,7 @@ def store(checkpoint: Checkpoint, folder: Path) -> None:
     write_atomically(folder / f"round-{checkpoint.round:06d}.safetensors", data)
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
+    return replace(checkpoint, log_bytes=log_bytes, logged=len(checkpoint.rounds) - 1)
 
 
 def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
@@ -83,6 +111,7 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             "take back the change to the plan"
         )
         raise PlanMismatchError(msg)
+    earlier = read_rounds(folder / LOG, facts["log_bytes"])
     return Checkpoint(
         run=run,
         plan_sha256=plan.sha256,
@@ -93,7 +122,10 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             for name, array in arrays.items()
             if name.startswith(STRATEGY_PREFIX)
         },
-        rounds=tuple(RoundResult.model_validate(r) for r in facts["rounds"]),
-        sites=tuple(SiteSummary.model_validate(s) for s in facts["sites"]),
+        rounds=(*earlier, RoundResult.model_validate(facts["last"])),
+        sites=facts["sites"],
         started=facts["started"],
+        cohort=facts["cohort"],
+        log_bytes=facts["log_bytes"],
+        logged=len(earlier),
     )

@@ -5,7 +5,7 @@ An update that comes early waits on disk, so that memory never holds more than t
 and one update, however many sites there are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +43,17 @@ class Fold:
         except OSError as error:
             raise DiskProblemError(path, error.strerror or "write failed") from error
         self._early[site] = (path, weight)
+
+    def add_sum(self, sites: Iterable[str], total: npt.NDArray[np.float64], weight: float) -> None:
+        """Take the sum of several sites' weighted updates, float64 ``(size,)``.
+
+        Sums are added as they come: whoever makes them has to give them in a fixed order.
+        """
+        self._sum += total
+        self._weight += weight
+        folded = set(sites)
+        self._waiting_for = [site for site in self._waiting_for if site not in folded]
+        self._catch_up()
 
     def leave_out(self, site: str) -> None:
         """Go on without a site: it refused, failed or was late."""

@@ -28,14 +28,16 @@ def check_report(report: Report, order: Order, layout: Layout) -> None:
         raise _rejected(report, str(error)) from None
     if order.phase != "train":
         return
+    if report.num_examples == 0 or report.num_steps == 0:
+        raise _rejected(report, "an update without examples or steps")
+    if report.update_norm is not None:  # the update itself is in a partial fold
+        return
     update = report.update
     if update is None or update.shape != (layout.size,) or update.dtype != np.float32:
         found = "missing" if update is None else f"{update.dtype}{update.shape}"
         raise _rejected(report, f"the update is {found}, needed is float32({layout.size},)")
     if not np.isfinite(update).all():
         raise _rejected(report, "the update has a number that is not finite")
-    if report.num_examples == 0 or report.num_steps == 0:
-        raise _rejected(report, "an update without examples or steps")
 
 
 def _rejected(report: Report, message: str) -> ReportRejectedError:

@@ -9,7 +9,7 @@ import hashlib
 import math
 import platform
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -19,14 +19,23 @@ from typing import Literal
 import numpy as np
 
 from asterion_server.central_step import CentralStep, central_step_of
-from asterion_server.checkpoint import Checkpoint, load_latest, store
+from asterion_server.checkpoint import Checkpoint, load_latest, read_sites, sites_text, store
 from asterion_server.initial_weights import initial_weights
 from asterion_server.report_check import check_report
-from asterion_server.selection import select, weight_of
+from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.errors import QuorumLostError, ReportRejectedError, RunStoppedError
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
 from asterion_shared.files import write_atomically
-from asterion_shared.messages import Answer, Cohort, NoReport, Order, Phase, Report
+from asterion_shared.messages import (
+    Answer,
+    Cohort,
+    FoldingCohort,
+    NoReport,
+    Order,
+    PartialFold,
+    Phase,
+    Report,
+)
 from asterion_shared.metrics import Statistics, merge, summarise
 from asterion_shared.parameters import Layout, Vector, to_bytes
 from asterion_shared.plan import Plan
@@ -35,11 +44,14 @@ from asterion_shared.result import (
     Metrics,
     Result,
     RoundResult,
+    Simulation,
     SiteOutcome,
     SiteSummary,
     Status,
     write_result,
 )
+
+Participants = Callable[[int], Sequence[str] | None]
 
 
 def _ignore(event: Event) -> None:
@@ -56,6 +68,8 @@ def run_rounds(
     carrier: Literal["flower", "simulation"],
     emit: Listener = _ignore,
     plan_folder: Path = Path(),
+    participants: Participants | None = None,
+    simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None = None,
 ) -> Result:
     """Carry out a plan, or what is left of it when ``folder`` holds checkpoints of the run.
 
@@ -68,6 +82,9 @@ def run_rounds(
         carrier: for the result.
         emit: is told of each event as it happens.
         plan_folder: where the plan's ``init.file`` is looked up.
+        participants: the sites that can be selected in a round, or None for all of them; only
+            a simulation that replays a recording knows them beforehand.
+        simulation: what a simulation adds to the result, from the sites asked in each round.
 
     Returns:
         The result, as it was written to ``folder/result.json``.
@@ -78,7 +95,17 @@ def run_rounds(
         PlanMismatchError: the folder holds another run, or the plan and its model do not fit.
         DiskProblemError: the disk is full; finished rounds are kept.
     """
-    loop = _Loop(plan, cohort, folder, run, tuple(sorted(expected_sites)), carrier, emit)
+    loop = _Loop(
+        plan,
+        cohort,
+        folder,
+        run,
+        tuple(sorted(expected_sites)),
+        carrier,
+        emit,
+        participants or (lambda round_: None),
+        simulation,
+    )
     loop.resume_or_begin(plan_folder)
     try:
         loop.carry_out()
@@ -100,6 +127,8 @@ class _Loop:
     expected_sites: tuple[str, ...]
     carrier: Literal["flower", "simulation"]
     emit: Listener
+    participants: Participants
+    simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
@@ -109,6 +138,12 @@ class _Loop:
     done: int = -1
     """Last finished round; -1 before the count."""
 
+    stored: Checkpoint | None = None
+    """The last checkpoint."""
+
+    sites_text: str = ""
+    """``sites`` as a checkpoint has them; empty when they changed since."""
+
     def resume_or_begin(self, plan_folder: Path) -> None:
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
@@ -117,8 +152,11 @@ class _Loop:
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in found.rounds}
-            self.sites = {s.name: s for s in found.sites}
+            self.sites = {s.name: s for s in read_sites(found.sites)}
             self.step.restore(found.strategy)
+            self.stored = found
+            if isinstance(self.cohort, FoldingCohort):
+                self.cohort.restore(found.cohort)
         self.emit(
             RunStarted(
                 run=self.run,
@@ -169,6 +207,9 @@ class _Loop:
             sites=tuple(
                 self.sites.get(name, SiteSummary(name=name)) for name in sorted(set(known))
             ),
+            simulation=self.simulation({r.round: r.asked for r in rounds})
+            if self.simulation is not None
+            else None,
         )
         written = write_result(result, self.folder / "result.json")
         self.emit(RunFinished(result=written))
@@ -191,23 +232,20 @@ class _Loop:
 
     def _train(self, number: int) -> None:
         began = time.monotonic()
+        there = self.participants(number)
         sizes = {name: self.sites[name].num_examples if name in self.sites else 0
-                 for name in self.expected_sites}  # fmt: skip
+                 for name in (self.expected_sites if there is None else there)}  # fmt: skip
         times = select(self.plan, number, sizes)
         chosen = tuple(times)
         due = (number - 1) % self.plan.rounds.evaluate_every == 0
         outcomes: dict[str, SiteOutcome] = {}
         measured: dict[str, Statistics] = {}
         self.step.begin(chosen, self.layout.size)
-        for answer in self._ask("train", number, chosen, evaluate=due):
-            outcomes[answer.site] = _outcome(answer)
-            if isinstance(answer, NoReport) or answer.update is None:
-                self.step.leave_out(answer.site)
-                continue
-            weight = weight_of(self.plan, answer.num_examples, times[answer.site])
-            self.step.add(answer.site, answer.update, weight)
-            self._remember(answer)
-            measured[answer.site] = answer.statistics
+        for answer in self._trained(number, times, evaluate=due):
+            outcomes[answer.site] = self._folded(answer, times[answer.site])
+            if isinstance(answer, Report):
+                self._remember(answer)
+                measured[answer.site] = answer.statistics
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
@@ -219,6 +257,45 @@ class _Loop:
         length = float(np.linalg.norm(self.weights.astype(np.float64) - before))
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": length})
         self._store(number)
+
+    def _trained(
+        self, number: int, times: Mapping[str, int], *, evaluate: bool
+    ) -> Iterator[Answer]:
+        """One answer for each site; those of a partial fold are in the step's sum already."""
+        if not (self.step.linear and isinstance(self.cohort, FoldingCohort)):
+            yield from self._ask("train", number, tuple(times), evaluate=evaluate)
+            return
+        order = self._order("train", number, evaluate=evaluate)
+        waiting = set(times)
+        for part in self.cohort.fold(order, times):
+            if not isinstance(part, PartialFold):
+                if part.site in waiting:
+                    waiting.remove(part.site)
+                    yield _checked(part, order, self.layout)
+                continue
+            reports = [answer for answer in part.answers if isinstance(answer, Report)]
+            for report in reports:
+                check_report(report, order, self.layout)
+            self.step.add_sum([report.site for report in reports], part.total, part.weight)
+            waiting.difference_update(answer.site for answer in part.answers)
+            yield from part.answers
+        for site in sorted(waiting):
+            yield NoReport(site=site, outcome="late")
+
+    def _folded(self, answer: Answer, times: int) -> SiteOutcome:
+        """Fold an answer's update, if it has one of its own; what became of the site."""
+        if isinstance(answer, NoReport):
+            self.step.leave_out(answer.site)
+            return _outcome(answer)
+        norm, update = answer.update_norm, answer.update
+        if update is not None:
+            norm = float(np.linalg.norm(update.astype(np.float64)))
+            factor = clip_factor(self.plan, norm)
+            if factor < 1:
+                update = (factor * update).astype(np.float32)
+            self.step.add(answer.site, update, weight_of(self.plan, answer.num_examples, times))
+        clipped = norm is not None and clip_factor(self.plan, norm) < 1
+        return _outcome(answer, norm, clipped=clipped)
 
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""
@@ -238,7 +315,17 @@ class _Loop:
         self, phase: Phase, number: int, sites: Sequence[str], *, evaluate: bool
     ) -> Iterator[Answer]:
         """Send an order; yield one answer for each site, with only valid reports among them."""
-        order = Order(
+        order = self._order(phase, number, evaluate=evaluate)
+        waiting = set(sites)
+        for answer in self.cohort.ask(order, sites):
+            if answer.site in waiting:
+                waiting.remove(answer.site)
+                yield _checked(answer, order, self.layout)
+        for site in sorted(waiting):
+            yield NoReport(site=site, outcome="late")
+
+    def _order(self, phase: Phase, number: int, *, evaluate: bool) -> Order:
+        return Order(
             run=self.run,
             plan=self.plan,
             round=number,
@@ -248,22 +335,18 @@ class _Loop:
             evaluate=evaluate,
             deadline_seconds=self.plan.rounds.deadline_seconds,
         )
-        waiting = set(sites)
-        for answer in self.cohort.ask(order, sites):
-            if answer.site in waiting:
-                waiting.remove(answer.site)
-                yield _checked(answer, order, self.layout)
-        for site in sorted(waiting):
-            yield NoReport(site=site, outcome="late")
 
     def _remember(self, report: Report) -> None:
-        self.sites[report.site] = SiteSummary(
+        known = SiteSummary(
             name=report.site,
             num_examples=report.num_examples,
             num_test=report.num_test,
             num_bad_files=report.num_bad_files,
             manifest_sha256=report.manifest_sha256,
         )
+        if self.sites.get(report.site) != known:
+            self.sites[report.site] = known
+            self.sites_text = ""
 
     def _measured(self, number: int, measured: Mapping[str, Statistics]) -> None:
         """Write the metrics of the model after a round beside that round."""
@@ -289,17 +372,22 @@ class _Loop:
             )
 
     def _store(self, number: int) -> None:
+        if not self.sites_text:
+            self.sites_text = sites_text(self.sites[name] for name in sorted(self.sites))
         checkpoint = Checkpoint(
             run=self.run,
             plan_sha256=self.plan.sha256,
             round=number,
             weights=self.weights,
             rounds=tuple(self.rounds[n] for n in sorted(self.rounds)),
-            sites=tuple(self.sites[name] for name in sorted(self.sites)),
+            sites=self.sites_text,
             started=self.started,
             strategy=dict(self.step.state()),
+            cohort=dict(self.cohort.settings()) if isinstance(self.cohort, FoldingCohort) else {},
+            log_bytes=self.stored.log_bytes if self.stored is not None else 0,
+            logged=self.stored.logged if self.stored is not None else 0,
         )
-        store(checkpoint, self.folder / "checkpoints")
+        self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number
 
 
@@ -312,7 +400,7 @@ def _checked(answer: Answer, order: Order, layout: Layout) -> Answer:
     return answer
 
 
-def _outcome(answer: Answer) -> SiteOutcome:
+def _outcome(answer: Answer, norm: float | None = None, *, clipped: bool = False) -> SiteOutcome:
     if isinstance(answer, NoReport):
         return SiteOutcome(outcome=answer.outcome, code=answer.code, stage=answer.stage)
     return SiteOutcome(
@@ -322,6 +410,8 @@ def _outcome(answer: Answer) -> SiteOutcome:
         num_bad_files=answer.num_bad_files,
         num_steps=answer.num_steps,
         train_loss=answer.train_loss,
+        update_norm=norm,
+        clipped=clipped,
         seconds=answer.seconds,
         bytes_down=answer.bytes_down,
         bytes_up=answer.bytes_up,

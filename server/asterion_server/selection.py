@@ -43,3 +43,12 @@ def weight_of(plan: Plan, num_examples: int, times: int) -> float:
         return float(times)
     cap = plan.algorithm.max_weight
     return float(num_examples if cap is None else min(num_examples, cap))
+
+
+def clip_factor(plan: Plan, norm: float) -> float:
+    """What an update of this Euclidean length is multiplied by, in (0, 1].
+
+    McMahan et al., ICLR 2018, section 2: ``min(1, clip_norm / norm)``; 1 without a clip norm.
+    """
+    clip = plan.algorithm.clip_norm
+    return 1.0 if clip is None or norm <= clip else clip / norm

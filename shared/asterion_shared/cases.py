@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -28,6 +29,8 @@ class Case:
         native_spacing: voxel size, or pixel size, on the native grid; ones when unknown.
         spacing_unit: ``mm`` or ``arcsec``; empty when the file does not say, and then no distance
             is stated.
+        group: a hash (12 hex digits) of the patient or field that the case belongs to; equal
+            within a site's data set only, and never sent. Empty when nobody knows.
     """
 
     id: str
@@ -38,6 +41,7 @@ class Case:
     native_shape: tuple[int, ...] = ()
     native_spacing: tuple[float, ...] = ()
     spacing_unit: str = ""
+    group: str = ""
 
 
 Predict = Callable[[Iterable[Case]], Iterator[npt.NDArray[np.float32]]]
@@ -69,6 +73,10 @@ class SiteData:
     bad_files: Mapping[str, str] = field(default_factory=dict)
 
 
+def _itself(case: Case) -> Case:
+    return case
+
+
 class CaseList:
     """A sequence of cases that are read when needed and kept in memory up to a limit."""
 
@@ -82,7 +90,7 @@ class CaseList:
     @classmethod
     def of(cls, cases: Iterable[Case]) -> "CaseList":
         """A list of cases that are in memory already."""
-        return cls([lambda case=case: case for case in cases])  # type: ignore[misc]
+        return cls([partial(_itself, case) for case in cases])
 
     def __len__(self) -> int:
         return len(self._readers)
@@ -101,3 +109,7 @@ class CaseList:
 
     def __iter__(self) -> Iterator[Case]:
         return (self[index] for index in range(len(self)))
+
+    def labels(self) -> npt.NDArray[np.int64]:
+        """Labels of all cases, int64 (n,); -1 where there is none. Reads every case."""
+        return np.array([case.label for case in self], np.int64)

@@ -14,7 +14,8 @@ AsterionError                  1
 │   ├── PortInUseError        31    another process holds the port
 │   └── UnreachableError      32    nobody answers at the address, perhaps not yet
 ├── DiskProblemError          40    a disk is full or not writable; nothing done before is lost
-└── RunStoppedError           50    somebody stopped the run; it can be resumed
+├── RunStoppedError           50    somebody stopped the run; it can be resumed
+└── EngineFailedError         60    a worker of a simulation died or failed
 """
 
 from collections.abc import Iterable
@@ -100,11 +101,11 @@ class MissingExtraError(UserInputError):
 
     exit_code = 14
 
-    def __init__(self, *, package: str, extra: str) -> None:
+    def __init__(self, *, package: str, extra: str, distribution: str = "asterion-client") -> None:
         self.package, self.extra = package, extra
         super().__init__(
-            f"{package} is needed to read this data and is not installed; "
-            f"install it with: pip install 'asterion-client[{extra}]'"
+            f"{package} is needed for this and is not installed; "
+            f"install it with: pip install '{distribution}[{extra}]'"
         )
 
 
@@ -182,3 +183,15 @@ class RunStoppedError(AsterionError):
     """Somebody stopped the run. Starting it again resumes it."""
 
     exit_code = 50
+
+
+class EngineFailedError(AsterionError):
+    """A worker of a simulation died, or failed in a way that is no site's own."""
+
+    exit_code = 60
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"a simulation's worker failed: {what}\nfinished rounds are stored: start the same "
+            "run again, or with --engine sequential to see whether the engine is at fault"
+        )

@@ -1,6 +1,5 @@
 """What a running federation tells whoever watches: a value an event, a JSON line each."""
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +52,7 @@ _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator=
 
 def event_line(event: Event) -> str:
     """An event as one line of JSON, without the line's end."""
-    return json.dumps(event.model_dump(mode="json"), separators=(",", ":"), allow_nan=False)
+    return event.model_dump_json()
 
 
 def append_event(path: Path, event: Event) -> None:

@@ -2,7 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
 
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
@@ -73,6 +76,8 @@ class Report:
         statistics: metrics of the *incoming* weights, by name; they add over sites.
         seconds: wall-clock time of the work at the site.
         bytes_down, bytes_up: what travelled; 0 in a simulation, where nothing does.
+        update_norm: Euclidean length of an update that is in a :class:`PartialFold` instead of
+            here; None when the update itself is here, or nothing was trained.
     """
 
     site: str
@@ -87,6 +92,7 @@ class Report:
     seconds: float = 0.0
     bytes_down: int = 0
     bytes_up: int = 0
+    update_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,6 +116,22 @@ class NoReport:
 Answer = Report | NoReport
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartialFold:
+    """Answers of several sites whose updates are added up already.
+
+    Attributes:
+        answers: one for each site, in the order they were asked; the reports have no update.
+        total: sum of the sites' updates, each shortened to the plan's clip norm and times its
+            weight, float64 ``(layout.size,)``.
+        weight: sum of those weights; 0 when no site has an update.
+    """
+
+    answers: tuple[Answer, ...]
+    total: npt.NDArray[np.float64]
+    weight: float
+
+
 class Cohort(Protocol):
     """Asks sites to work. Live: Flower messages. Simulated: an engine on one machine."""
 
@@ -119,4 +141,26 @@ class Cohort(Protocol):
 
     def ask(self, order: Order, sites: Iterable[str]) -> Iterator[Answer]:
         """Send an order; yield exactly one answer for each site, in any order, by the deadline."""
+        ...
+
+
+@runtime_checkable
+class FoldingCohort(Cohort, Protocol):
+    """A cohort that can add up its sites' updates itself: a simulation's engine."""
+
+    def fold(self, order: Order, times: Mapping[str, int]) -> Iterator[Answer | PartialFold]:
+        """Send a train order; yield each site's answer once, alone or in a partial fold.
+
+        Args:
+            order: as for ``ask``.
+            times: how often each site was selected, which counts in its weight.
+        """
+        ...
+
+    def settings(self) -> Mapping[str, str | int]:
+        """How the numbers are formed, for the checkpoint; empty when nothing is decided yet."""
+        ...
+
+    def restore(self, settings: Mapping[str, str | int]) -> None:
+        """Go on as a checkpoint says."""
         ...

@@ -25,13 +25,14 @@ TaskName = Literal["segmentation", "classification", "anomaly"]
 """The tasks; each is a module of :mod:`asterion_shared.tasks` with the same five names."""
 
 MODELS: dict[str, tuple[str, ...]] = {
-    "segmentation": ("unet",),
-    "classification": ("residual", "densenet121", "logistic", "mlp"),
+    "segmentation": ("unet", "small_unet"),
+    "classification": ("residual", "densenet121", "cnn", "logistic", "mlp"),
     "anomaly": ("conv_autoencoder",),
 }
 """The networks a plan may name, by task."""
 
 TABLE_MODELS = ("logistic", "mlp")
+"""The networks that take rows of a table; they take images too, flattened."""
 
 
 class DataContract(Settings):
@@ -170,6 +171,10 @@ class AlgorithmSettings(Settings):
     max_weight: Annotated[int, Field(ge=1)] | None = None
     """Most examples a site may weigh; absent: no cap."""
 
+    clip_norm: Positive | None = None
+    """Largest Euclidean length of a site's update; the coordinator shortens a longer one to it
+    before the fold, so that one site cannot pull the model as far as it likes. Absent: none."""
+
     central_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
     """Share of the mean update that is applied."""
 
@@ -211,6 +216,9 @@ class LocalSettings(Settings):
 
     amount: Annotated[int, Field(ge=1, le=1_000_000)] = 20
     batch_size: Annotated[int, Field(ge=1, le=65536)] = 8
+    shuffle: bool = True
+    """Whether each pass takes the examples in a new random order, or as they are stored."""
+
     optimiser: Literal["sgd", "adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0, le=10)] = 1e-3
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -219,6 +227,9 @@ class LocalSettings(Settings):
     weight_decay: Annotated[float, Field(ge=0, le=1)] = 0.0
     augment: tuple[Literal["flip", "rotate90"], ...] = ()
     """Random mirror images and quarter turns of training patches."""
+
+    dice_weight: Annotated[float, Field(ge=0, le=100)] = 1.0
+    """Weight of the soft Dice loss beside cross-entropy (segmentation); 0 leaves it out."""
 
     patches_per_image: Annotated[int, Field(ge=1, le=4096)] = 1
     """Patches drawn from an image in one pass (segmentation and anomaly)."""
@@ -315,10 +326,10 @@ class Plan(Settings):
             ),
         ),
         rule(
-            lambda p: (p.data.kind == "table") == (p.model.name in TABLE_MODELS),
+            lambda p: p.data.kind == "image" or p.model.name in TABLE_MODELS,
             lambda p: (
-                f"model.name is {p.model.name!r} and data.kind is {p.data.kind!r}; "
-                f"tables take {' or '.join(TABLE_MODELS)}, images take the others"
+                f"model.name is {p.model.name!r} and data.kind is 'table'; "
+                f"tables take {' or '.join(TABLE_MODELS)}"
             ),
         ),
         rule(

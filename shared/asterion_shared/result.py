@@ -6,6 +6,7 @@ receive it (at the next order, or at the closing evaluation). Round 0 is the ini
 
 import json
 import math
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
@@ -18,6 +19,9 @@ from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.settings_files import Rule, Settings, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
+MOST_NAMED_SITES = 5
+"""Sites that a sentence names one by one; of more it tells how many there are."""
+
 PRIVACY = "none: updates leave the sites in clear; no epsilon is claimed"
 
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
@@ -65,6 +69,12 @@ class SiteOutcome(Settings):
 
     train_loss: Measure = None
     """Mean loss over those steps."""
+
+    update_norm: Measure = None
+    """Euclidean length of its update, before any clipping; None when it sent none."""
+
+    clipped: bool = False
+    """Whether its update was shortened to the plan's ``algorithm.clip_norm``."""
 
     seconds: Seconds = 0.0
     """Wall-clock time of the work at the site."""
@@ -171,6 +181,28 @@ class SiteRound(Settings):
     seconds: Seconds = 0.0
 
 
+class InjectedFault(Settings):
+    """What a simulation's scenario did to a site."""
+
+    round: Count
+    site: Name
+    fault: str
+    """Its kind, such as ``drop`` or ``scaled``."""
+
+
+class Simulation(Settings):
+    """What a simulated run says beyond a live one."""
+
+    engine: dict[str, str | int] = Field(default_factory=dict)
+    """How the numbers were formed: engine, chunk, workers, threads, dtype, device."""
+
+    scenario_sha256: Sha256 | Literal[""] = ""
+    """Hash of the scenario; empty without one."""
+
+    faults: tuple[InjectedFault, ...] = ()
+    """Every fault that the scenario injected, by round and site."""
+
+
 class FinalModel(Settings):
     """The trained model's file."""
 
@@ -221,6 +253,9 @@ class Result(Settings):
     sites: tuple[SiteSummary, ...] = ()
     """Every site of the run, sorted by name; also one that never answered."""
 
+    simulation: Simulation | None = None
+    """None in a live run."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda r: [x.round for x in r.rounds] == sorted({x.round for x in r.rounds}),
@@ -261,24 +296,40 @@ def headline(result: Result) -> str:
 
 
 def _absences(result: Result) -> list[str]:
-    """``site north missing in rounds 3-5 (unreachable)`` for each site, sorted by name."""
+    """``site north missing in rounds 3-5 (unreachable)`` for each site, sorted by name.
+
+    Of more than :data:`MOST_NAMED_SITES` sites only their number and the reasons are told.
+    """
     by_site: dict[str, dict[str, list[int]]] = {}
     for round_ in result.rounds:
         for site, reason in round_.missing.items():
             by_site.setdefault(site, {}).setdefault(reason, []).append(round_.round)
     asked = {site for round_ in result.rounds for site in round_.asked}
-    sentences = [
-        f"site {site} missing "
-        + " and ".join(
-            f"{round_words(rounds)} ({reason.replace('_', ' ')})"
-            for reason, rounds in reasons.items()
+    if not asked:
+        return ["no site was asked"]
+    everyone = f"{len(asked.union(s.name for s in result.sites)):,} sites"
+    if len(by_site) > MOST_NAMED_SITES:
+        counts = Counter(reason for reasons in by_site.values() for reason in reasons)
+        why = ", ".join(
+            f"{count:,} {reason.replace('_', ' ')}"
+            for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
         )
-        for site, reasons in sorted(by_site.items())
-    ]
-    never = [
-        f"site {s.name} was never asked" for s in result.sites if asked and s.name not in asked
-    ]
-    return sentences + never or ["no site was missing"] if asked else ["no site was asked"]
+        sentences = [f"{len(by_site):,} of {everyone} missing in one round or more ({why})"]
+    else:
+        sentences = [
+            f"site {site} missing "
+            + " and ".join(
+                f"{round_words(rounds)} ({reason.replace('_', ' ')})"
+                for reason, rounds in reasons.items()
+            )
+            for site, reasons in sorted(by_site.items())
+        ]
+    never = [s.name for s in result.sites if s.name not in asked]
+    if len(never) > MOST_NAMED_SITES:
+        sentences.append(f"{len(never):,} of {everyone} were never asked")
+    else:
+        sentences += [f"site {name} was never asked" for name in never]
+    return sentences or ["no site was missing"]
 
 
 def round_words(numbers: Iterable[int]) -> str:

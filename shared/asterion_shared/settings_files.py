@@ -147,12 +147,10 @@ def _examine_field(
 
 
 def _section(annotation: object) -> type[Settings] | None:
-    """The settings class behind ``X`` or ``X | None``, else None."""
+    """The settings class behind ``X`` or ``X | None``; None for others, and for several."""
     options = get_args(annotation) if get_origin(annotation) is types.UnionType else (annotation,)
-    for option in options:
-        if isinstance(option, type) and issubclass(option, Settings):
-            return option
-    return None
+    sections = [o for o in options if isinstance(o, type) and issubclass(o, Settings)]
+    return sections[0] if len(sections) == 1 else None
 
 
 def _problem(field: str, detail: ErrorDetails) -> Problem:

@@ -20,7 +20,7 @@ from asterion_client.settings import read_site_settings
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
 from asterion_shared.plan import read_plan
 from asterion_sim.demo_sites import make_demo_sites
-from asterion_sim.simulate import site_folders
+from asterion_sim.virtual_cohort import site_folders
 
 ASTERION = (sys.executable, "-m", "asterion_shared.command_line")
 DEMO_PLAN = Path(__file__).parent / "assets" / "demo_plan.toml"

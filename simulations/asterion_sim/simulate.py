@@ -1,35 +1,28 @@
 """Run a plan over virtual sites: the same plan, loop, site round and algorithms as live."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 from asterion_client.local_round import make_workspace
 from asterion_server.rounds import run_rounds
-from asterion_shared.errors import UserInputError
 from asterion_shared.events import Listener
-from asterion_shared.parameters import from_bytes, write_vector
+from asterion_shared.messages import Cohort
+from asterion_shared.parameters import from_bytes, layout_of, write_vector
 from asterion_shared.plan import Plan
 from asterion_shared.reports.pictures import Picture, draw_examples
 from asterion_shared.reports.run_report import write_report
-from asterion_shared.result import Result
+from asterion_shared.result import InjectedFault, Result, Simulation
+from asterion_shared.tasks import initial_model
 from asterion_shared.tasks.prediction import model_predictor
-from asterion_sim.virtual_cohort import VirtualCohort, VirtualSites
+from asterion_sim.engines.choice import EngineWish
+from asterion_sim.faults import FaultSchedule, injected
+from asterion_sim.faulty_cohort import FaultyCohort
+from asterion_sim.scenario import with_false_labels
+from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualCohort, VirtualSites
 
-MOST_PICTURED_SITES = 5
+MOST_PICTURED_SITES = 3
 """Sites whose examples are drawn in a simulation's report; it would grow without end."""
-
-
-def site_folders(parent: Path) -> list[Path]:
-    """The folders below ``parent`` that hold a ``site.toml``, sorted by name.
-
-    Raises:
-        UserInputError: there is none.
-    """
-    folders = sorted(path.parent for path in parent.glob("*/site.toml"))
-    if not folders:
-        msg = f"{parent} holds no site: give a folder whose sub-folders each have a site.toml"
-        raise UserInputError(msg)
-    return folders
 
 
 def simulate(
@@ -38,7 +31,9 @@ def simulate(
     out: Path,
     *,
     emit: Listener = lambda event: None,
-    device: str = "cpu",
+    wish: EngineWish = SEQUENTIAL,
+    schedule: FaultSchedule | None = None,
+    scenario_sha256: str = "",
     plan_folder: Path = Path(),
     report: bool = True,
 ) -> Result:
@@ -46,27 +41,52 @@ def simulate(
 
     Args:
         plan: what to do.
-        sites: the virtual sites; read with ``read_virtual_sites`` or made by ``synthetic_sites``.
-        out: folder of the run. One that was interrupted goes on from its last checkpoint.
+        sites: the virtual sites.
+        out: folder of the run. One that was interrupted goes on from its last checkpoint, with
+            the engine it began with.
         emit: is told of each event.
-        device: ``cpu`` or ``cuda[:N]``.
+        wish: which engine; the default gives the numbers of a live run, to the bit.
+        schedule: what goes wrong and who takes part; absent: nothing and all.
+        scenario_sha256: for the result.
         plan_folder: where the plan's ``init.file`` is looked up.
         report: whether to write ``report.html``, with example pictures.
 
     Raises:
         QuorumLostError, PlanMismatchError, DiskProblemError: as ``run_rounds``.
+        EngineFailedError: a worker of the engine died.
+        SettingsError: the schedule's false labels do not fit the plan.
     """
-    cohort = VirtualCohort(plan, sites, out / "sites", device)
-    result = run_rounds(
-        plan,
-        cohort,
-        out,
-        run=plan.name,
-        expected_sites=cohort.sites(),
-        carrier="simulation",
-        emit=emit,
-        plan_folder=plan_folder,
-    )
+    sites = with_false_labels(sites, schedule, plan)
+    engine = VirtualCohort(plan, sites, out / "sites", wish)
+    cohort: Cohort = engine
+    if schedule is not None:
+        keeps = bool(layout_of(initial_model(plan), plan.parameters).kept)
+        cohort = FaultyCohort(engine, schedule, train_late=keeps)
+
+    def facts(asked: Mapping[int, Sequence[str]]) -> Simulation:
+        rows = [] if schedule is None else injected(schedule, asked)
+        return Simulation(
+            engine=dict(engine.settings()),
+            scenario_sha256=scenario_sha256,
+            faults=tuple(
+                InjectedFault(round=row["round"], site=row["site"], fault=row["fault"])
+                for row in rows
+            ),
+        )
+
+    with closing(engine):
+        result = run_rounds(
+            plan,
+            cohort,
+            out,
+            run=plan.name,
+            expected_sites=cohort.sites(),
+            carrier="simulation",
+            emit=emit,
+            plan_folder=plan_folder,
+            participants=None if schedule is None else schedule.participants,
+            simulation=facts,
+        )
     if report:
         pictures = example_pictures(plan, sites, out) if result.final_model is not None else []
         write_report(result, out / "report.html", plan=plan, pictures=pictures)

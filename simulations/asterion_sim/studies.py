@@ -3,9 +3,8 @@
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
@@ -13,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from asterion_client.local_round import evaluate, make_workspace
-from asterion_shared.cases import CaseList, SiteData
+from asterion_shared.cases import SiteData
 from asterion_shared.errors import UserInputError
 from asterion_shared.files import write_atomically
 from asterion_shared.metrics import merge, summarise
@@ -25,10 +24,12 @@ from asterion_sim import (
     prepare_chest_anomaly,
     prepare_heart,
     prepare_hippocampus,
+    prepare_nuclei,
     prepare_radio,
     prepare_sky,
     prepare_sky_anomaly,
 )
+from asterion_sim.pooling import pool
 from asterion_sim.simulate import simulate
 from asterion_sim.virtual_cohort import VirtualSites, read_virtual_sites
 
@@ -96,6 +97,7 @@ STUDIES: tuple[Study, ...] = (
         prepare_chest.prepare,
         (Bar("auroc", 0.91), Bar("balanced_accuracy", 0.75)),
     ),
+    Study("nuclei", prepare_nuclei.prepare, (Bar("dice", 0.55, "mean of sites"),)),
     Study("heart", prepare_heart.prepare, (Bar("auroc", 0.85),)),
     Study("radio", prepare_radio.prepare, (Bar("accuracy", 0.78),)),
     Study("chest_anomaly", prepare_chest_anomaly.prepare, (Bar("auroc", 0.75),)),
@@ -208,16 +210,6 @@ def run_pooled(plan: Plan, sites: Mapping[str, SiteData], out: Path) -> Measured
         summarise(merge(statistics.values()), plan),
         {name: summarise(statistic, plan) for name, statistic in statistics.items()},
     )
-
-
-def pool(sites: Iterable[SiteData]) -> SiteData:
-    """All training cases as one site's; it tests nothing, so that measuring costs no training."""
-    readers = [
-        partial(site.train.__getitem__, number)
-        for site in sites
-        for number in range(len(site.train))
-    ]
-    return SiteData(site="pooled", train=CaseList(readers, memory_bytes=0), test=CaseList([]))
 
 
 def value_of(bar: Bar, measured: Measured) -> float:

@@ -4,18 +4,25 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from asterion_client.data.site_data import load_site_data
-from asterion_client.local_round import Workspace, count_examples, make_workspace, work
+from asterion_client.local_round import count_examples
 from asterion_client.settings import read_site_settings
 from asterion_shared.cases import SiteData
-from asterion_shared.errors import DataProblemError, OrderRefusedError, PlanMismatchError
-from asterion_shared.messages import Answer, NoReport, Order
+from asterion_shared.errors import DataProblemError, PlanMismatchError, UserInputError
+from asterion_shared.messages import Answer, NoReport, Order, PartialFold
 from asterion_shared.plan import Plan
+from asterion_sim.engines.choice import Engine, EngineWish
+from asterion_sim.engines.crews import Crew, Here, Posting, Processes, RayActors
+from asterion_sim.engines.probe import decide
 
 Refused = NoReport
 """A virtual site whose data cannot serve the plan, with the code a live site would send."""
+
+EVALUATED_TOGETHER = 8
+"""Sites that a worker evaluates before it answers."""
+
+SEQUENTIAL = EngineWish(kernel="sequential", over="here")
+"""The hospital's own step, site after site: the numbers of a live run, to the bit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +36,19 @@ class VirtualSites:
 
     data: Mapping[str, SiteData]
     refused: Mapping[str, Refused]
+
+
+def site_folders(parent: Path) -> list[Path]:
+    """The folders below ``parent`` that hold a ``site.toml``, sorted by name.
+
+    Raises:
+        UserInputError: there is none.
+    """
+    folders = sorted(path.parent for path in parent.glob("*/site.toml"))
+    if not folders:
+        msg = f"{parent} holds no site: give a folder whose sub-folders each have a site.toml"
+        raise UserInputError(msg)
+    return folders
 
 
 def read_virtual_sites(plan: Plan, folders: Sequence[Path]) -> VirtualSites:
@@ -57,37 +77,103 @@ def read_virtual_sites(plan: Plan, folders: Sequence[Path]) -> VirtualSites:
 
 
 class VirtualCohort:
-    """Asks virtual sites one after the other, with one model object for all of them.
+    """Asks virtual sites through an engine.
 
     Args:
         plan: the run's plan.
         sites: the sites and their cases.
         folder: where a site's kept tensors are stored between rounds.
-        device: ``cpu`` or ``cuda[:N]``.
+        wish: which engine; what it leaves open is measured in the first training round.
     """
 
-    def __init__(self, plan: Plan, sites: VirtualSites, folder: Path, device: str = "cpu") -> None:
-        self._sites, self._folder = sites, folder
-        self._workspace: Workspace = make_workspace(plan, device)
-        # One thread, as at a site: part of what makes both end in the same numbers.
-        torch.set_num_threads(1)
+    def __init__(
+        self, plan: Plan, sites: VirtualSites, folder: Path, wish: EngineWish = SEQUENTIAL
+    ) -> None:
+        self._plan, self._sites, self._wish = plan, sites, wish
+        self._posting = Posting(plan, sites.data, folder, wish.device)
+        self._here: Crew = Here(self._posting)
+        self._crew: Crew | None = None
+        self._engine: Engine | None = None
 
     def sites(self) -> tuple[str, ...]:
         """Names of all sites, sorted; also of those that will refuse."""
         return tuple(sorted([*self._sites.data, *self._sites.refused]))
 
     def ask(self, order: Order, sites: Iterable[str]) -> Iterator[Answer]:
-        """One answer for each site, in the order given."""
-        for site in sites:
-            yield self._answer(order, site)
-
-    def _answer(self, order: Order, site: str) -> Answer:
-        if site in self._sites.refused:
-            return self._sites.refused[site]
-        data = self._sites.data[site]
+        """One answer for each site, each report with its own update."""
+        names = list(sites)
+        ready = [name for name in names if name in self._sites.data]
+        yield from (self._sites.refused[name] for name in names if name not in self._sites.data)
         if order.phase == "count":
-            return count_examples(data)
-        try:
-            return work(order, data, self._workspace, self._folder / site)
-        except (OrderRefusedError, DataProblemError) as error:
-            return NoReport(site=site, outcome="refused", code=error.code, stage=order.phase)
+            yield from (count_examples(self._sites.data[name]) for name in ready)
+        elif order.phase == "train":
+            engine = self._decided(order, ready)
+            jobs = [("answers", (chunk, engine)) for chunk in self._chunks(ready, engine)]
+            for answers in self._crew_of(engine).carry_out(order, jobs):
+                yield from answers
+        else:
+            crew = self._here if self._engine is None else self._crew_of(self._engine)
+            one_by_one = Engine(kernel="sequential", chunk=EVALUATED_TOGETHER)
+            jobs = [("answers", (chunk, one_by_one)) for chunk in self._chunks(ready, one_by_one)]
+            for answers in crew.carry_out(order, jobs):
+                yield from answers
+
+    def fold(self, order: Order, times: Mapping[str, int]) -> Iterator[Answer | PartialFold]:
+        """See :class:`asterion_shared.messages.FoldingCohort`.
+
+        The sequential engine in this process yields site after site, so that the fold adds them as
+        it would add live reports.
+        """
+        ready = [name for name in times if name in self._sites.data]
+        engine = self._decided(order, ready)
+        if engine.kernel == "sequential" and engine.over == "here":
+            yield from self.ask(order, times)
+            return
+        yield from (self._sites.refused[name] for name in times if name not in self._sites.data)
+        jobs = [
+            ("fold", (chunk, {name: times[name] for name in chunk}, engine))
+            for chunk in self._chunks(ready, engine)
+        ]
+        yield from self._crew_of(engine).carry_out(order, jobs)
+
+    def settings(self) -> Mapping[str, str | int]:
+        """The engine that was decided on; empty before the first training round."""
+        return {} if self._engine is None else self._engine.model_dump(mode="json")
+
+    def restore(self, settings: Mapping[str, str | int]) -> None:
+        """Go on with the engine of a checkpoint, whatever is wished for now.
+
+        Its workers may be others: the numbers do not depend on them.
+        """
+        if settings:
+            self._engine = Engine.model_validate(dict(settings))
+
+    def close(self) -> None:
+        """Let the workers go."""
+        if self._crew is not None:
+            self._crew.close()
+            self._crew = None
+
+    def _decided(self, order: Order, ready: Sequence[str]) -> Engine:
+        if self._engine is None:
+            sites = [self._sites.data[name] for name in self._longest_first(ready)]
+            self._engine = decide(self._wish, self._plan, sites, order)
+        return self._engine
+
+    def _crew_of(self, engine: Engine) -> Crew:
+        if engine.over == "here":
+            return self._here
+        if self._crew is None:
+            kind = Processes if engine.over == "processes" else RayActors
+            self._crew = kind(self._posting, engine.workers)
+        return self._crew
+
+    def _chunks(self, names: Sequence[str], engine: Engine) -> list[list[str]]:
+        """Sites of about equal work together, the longest first."""
+        ordered = self._longest_first(names)
+        return [ordered[i : i + engine.chunk] for i in range(0, len(ordered), engine.chunk)]
+
+    def _longest_first(self, names: Sequence[str]) -> list[str]:
+        if self._plan.local.unit == "steps":
+            return list(names)
+        return sorted(names, key=lambda name: -len(self._sites.data[name].train))

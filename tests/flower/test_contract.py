@@ -149,7 +149,7 @@ def test_only_the_compat_modules_import_what_is_not_public() -> None:
     offenders = [
         (path.name, module)
         for package in ("shared", "client", "server", "simulations")
-        for path in (PACKAGES / package).rglob("*.py")
+        for path in (PACKAGES / package).glob("asterion_*/**/*.py")
         if not path.name.endswith("_compat.py")
         for module in imported_modules(path)
         if module.startswith("flwr") and not module.startswith(PUBLIC)

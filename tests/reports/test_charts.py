@@ -5,7 +5,13 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asterion_shared.reports.charts import Series, line_chart, nice_ticks, site_series
+from asterion_shared.reports.charts import (
+    Series,
+    line_chart,
+    nice_ticks,
+    site_series,
+    spread_series,
+)
 
 finite = st.floats(-1e6, 1e6)
 
@@ -64,6 +70,17 @@ def test_many_sites_are_drawn_thin_few_in_colours_of_their_own() -> None:
     assert len({s.style for s in few}) == len({s.marker for s in few}) == 6
     many = site_series((str(i), [(0, 1.0)]) for i in range(7))
     assert {s.style for s in many} == {"faint"}
+
+
+def test_a_spread_is_the_quantiles_by_hand_and_breaks_where_nobody_measured() -> None:
+    area, middle = spread_series([(0, list(range(11))), (1, []), (2, [5.0])])
+    assert area.points == [(0, 9.0), (1, None), (2, 5.0)]
+    assert area.lower == [(0, 1.0), (1, None), (2, 5.0)]
+    assert middle.points == [(0, 5.0), (1, None), (2, 5.0)]
+    root = ET.fromstring(line_chart([area, middle], title="t"))  # noqa: S314
+    polygons = [e.get("points") or "" for e in root.iter("polygon")]
+    assert [len(p.split()) for p in polygons] == [2, 2]
+    assert "-" not in "".join(polygons)  # the axis reaches down to the lower edge
 
 
 def test_the_same_numbers_give_the_same_text() -> None:

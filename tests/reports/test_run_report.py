@@ -173,7 +173,8 @@ def test_two_hundred_sites_fit(make_result: Make, tmp_path: Path) -> None:
     )
     result = make_result(rounds=rounds, sites=tuple(SiteSummary(name=n) for n in names))
     page = write(result, tmp_path / "r.html")
-    assert "each of 200 sites" in page.words
+    assert "middle 80 % of the sites" in page.words
+    assert "170 more sites, in result.json." in page.words
 
 
 def test_the_sites_own_report(plan: Plan, history: list[SiteRound], tmp_path: Path) -> None:

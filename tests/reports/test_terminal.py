@@ -7,7 +7,7 @@ from rich.console import Console
 
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted
 from asterion_shared.reports.terminal import RoundPrinter, final_table
-from asterion_shared.result import Result
+from asterion_shared.result import Result, SiteSummary
 
 Make = Callable[..., Result]
 
@@ -67,6 +67,18 @@ def test_the_table_has_a_row_a_site_and_the_pooled_one(make_result: Make) -> Non
     assert "1/2" in rows["north"]
     assert "0.55-0.65" in rows["pooled"]
     assert "9.0 kB down, 18.0 kB up" in text
+
+
+def test_in_a_narrow_terminal_names_are_cut_and_never_numbers(make_result: Make) -> None:
+    result = make_result()
+    long = "a-hospital-with-a-name-that-is-longer-than-its-column"
+    sites = (*result.sites, SiteSummary(name=long, num_examples=1234567))
+    console = Console(file=io.StringIO(), width=80, record=True)
+    console.print(final_table(result.model_copy(update={"sites": sites})))
+    (row,) = [line for line in console.export_text().splitlines() if "1,234,567" in line]
+    assert row.split()[0].endswith("…")
+    assert row.count("…") == 1
+    assert row.split()[-2:] == ["0/0", "0"]
 
 
 def test_a_wide_terminal_shows_the_secondary_metrics(make_result: Make) -> None:

@@ -13,6 +13,7 @@ from asterion_sim import (
     prepare_chest_anomaly,
     prepare_heart,
     prepare_hippocampus,
+    prepare_nuclei,
     prepare_radio,
     prepare_sky,
     prepare_sky_anomaly,
@@ -82,6 +83,26 @@ def test_heart_holds_out_a_quarter_of_each_class(data: Path, tmp_path: Path) -> 
             assert splits.count("test") == round(len(splits) / 4)
         assert not any(r["chol"] == "0" for r in rows)
     assert counts == {"cleveland": 303, "hungarian": 294, "switzerland": 123, "va": 200}
+
+
+def test_nuclei_keep_source_images_on_one_side(data: Path, tmp_path: Path) -> None:
+    num_groups = {}
+    for folder in prepare_nuclei.prepare(data, tmp_path):
+        arrays = read_arrays(folder / "images.npz")
+        assert arrays["images"].shape == arrays["masks"].shape == (64, 128, 128)
+        assert set(np.unique(arrays["masks"])) == {0, 1}
+        test = arrays["split"] == "test"
+        assert 13 <= test.sum() <= 14
+        assert not set(arrays["group"][test]) & set(arrays["group"][~test])
+        num_groups[folder.name] = len(set(arrays["group"][test]))
+    # brightfield crops are five of one image
+    assert num_groups == {"brightfield": 3, "fluo_360": 13, "fluo_520": 13, "fluo_small": 13,
+                          "histology": 13}  # fmt: skip
+
+
+def test_halve_by_hand() -> None:
+    stack = np.array([[[0, 1, 4, 4], [1, 1, 4, 6]]], np.uint8)
+    assert prepare_nuclei.halve(stack).tolist() == [[[0.75, 4.5]]]
 
 
 def test_chest_sites_are_equal_groups_of_exposure(data: Path, tmp_path: Path) -> None:

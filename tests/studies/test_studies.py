@@ -8,12 +8,12 @@ from asterion_client.settings import read_site_settings
 from asterion_shared.errors import UserInputError
 from asterion_shared.metrics import HEADLINE
 from asterion_shared.plan import read_plan
+from asterion_sim.pooling import pool
 from asterion_sim.studies import (
     PLANS,
     STUDIES,
     Bar,
     Measured,
-    pool,
     run_pooled,
     run_studies,
     summary_table,
@@ -61,6 +61,7 @@ def test_the_bars_are_those_that_were_asked_for() -> None:
         ("sky_noise", "dice", 0.60),
         ("chest", "auroc", 0.91),
         ("chest", "balanced_accuracy", 0.75),
+        ("nuclei", "dice", 0.55),
         ("heart", "auroc", 0.85),
         ("radio", "accuracy", 0.78),
         ("chest_anomaly", "auroc", 0.75),

@@ -46,7 +46,7 @@ def numbered(count: int, shape: tuple[int, ...] = (4, 4), **kwargs: Any) -> Case
 
 
 def drawn(plan: Plan, cases: CaseList, *, seed: int = 0, most: int = 1000) -> list[Batch]:
-    return list(islice(draw_batches(plan, cases, np.random.default_rng(seed)), most))
+    return list(islice(draw_batches(plan, cases, lambda _: np.random.default_rng(seed)), most))
 
 
 def numbers(batches: list[Batch]) -> list[int]:

@@ -24,7 +24,27 @@ def test_segmentation_loss_against_monai(shape: tuple[int, ...]) -> None:
         logits, targets.unsqueeze(1)
     )
     batch = Batch(logits, targets, torch.ones(targets.shape))
-    assert segmentation.loss(logits, batch, PLAN).item() == pytest.approx(oracle.item(), rel=1e-5)
+    data = PLAN.data.model_copy(update={"dimensions": len(shape)})
+    plan = PLAN.model_copy(update={"data": data})
+    assert segmentation.loss(logits, batch, plan).item() == pytest.approx(oracle.item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("task", [segmentation, classification, anomaly])
+def test_several_sites_side_by_side_lose_what_each_alone_does(task: object) -> None:
+    generator = torch.Generator().manual_seed(0)
+    points = () if task is classification else (4, 6)
+    outputs = torch.randn(3, 5, 2, *points, generator=generator)
+    weights = (torch.rand(3, 5, *points, generator=generator) > 0.3).float()
+    if task is anomaly:
+        targets = torch.randn(3, 5, 2, *points, generator=generator)
+    else:
+        targets = torch.randint(0, 2, (3, 5, *points), generator=generator)
+    together = task.loss(outputs, Batch(outputs, targets, weights), PLAN)  # type: ignore[attr-defined]
+    alone = [
+        task.loss(o, Batch(o, t, w), PLAN)  # type: ignore[attr-defined]
+        for o, t, w in zip(outputs, targets, weights, strict=True)
+    ]
+    assert torch.allclose(together, torch.stack(alone), rtol=1e-6)
 
 
 def test_segmentation_loss_of_a_perfect_empty_patch_is_zero() -> None:

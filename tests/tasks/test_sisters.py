@@ -89,7 +89,7 @@ def test_trains_and_beats_its_baseline(task: TaskName) -> None:
     train, test = CaseList.of(TRAIN[task]()), CaseList.of(discs(30, 9))
     optimiser = torch.optim.Adam(model.parameters(), plan.local.learning_rate)
     losses = []
-    for _, batch in zip(range(60), draw_batches(plan, train, np.random.default_rng(0))):  # noqa: B905
+    for _, batch in zip(range(60), draw_batches(plan, train, lambda _: np.random.default_rng(0))):  # noqa: B905
         optimiser.zero_grad()
         loss = module.loss(model(batch.inputs), batch, plan)
         loss.backward()  # type: ignore[no-untyped-call]

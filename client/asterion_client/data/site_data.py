@@ -1,7 +1,9 @@
 """A site's data set, as training sees it: found, split, frozen, read, counted."""
 
+import hashlib
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -292,7 +294,7 @@ def _read_all(
     if settings.data.format == "table":
         return _read_table(frozen, labels, settings, plan)
     readers: list[Callable[[], Case]] = [
-        partial(read_case, record, case_id, label, settings.data, plan)
+        partial(_read_member, record, case_id, label, settings.data, plan, frozen.sha256)
         for record, case_id, label in zip(frozen.records, frozen.ids, labels, strict=True)
     ]
     cases = CaseList(readers, memory_bytes=settings.data.memory_bytes)
@@ -303,6 +305,28 @@ def _read_all(
         except UnreadableFileError as error:
             bad[case_id] = str(error)
     return cases, bad
+
+
+def _read_member(
+    record: Record,
+    case_id: str,
+    label: int,
+    settings: SiteDataSettings,
+    plan: Plan,
+    data_sha256: str,
+) -> Case:
+    """One image as a case that knows its group."""
+    case = read_case(record, case_id, label, settings, plan)
+    return replace(case, group=_group_hash(record, data_sha256))
+
+
+def _group_hash(record: Record, data_sha256: str) -> str:
+    """Which cases belong to one patient, without the patient's name.
+
+    The hash of the data set is the salt, so that equal names at two sites or in two data sets
+    have nothing in common.
+    """
+    return hashlib.sha256(f"{data_sha256}\x1f{record.group}".encode()).hexdigest()[:12]
 
 
 def _read_table(
@@ -322,8 +346,10 @@ def _read_table(
     ]
     columns = to_columns(rows, plan.data, scale_of(rows[training]))
     cases = [
-        Case(id=case_id, image=values, label=label)
-        for case_id, values, label in zip(frozen.ids, columns, labels, strict=True)
+        Case(id=case_id, image=values, label=label, group=_group_hash(record, frozen.sha256))
+        for record, case_id, values, label in zip(
+            frozen.records, frozen.ids, columns, labels, strict=True
+        )
     ]
     return CaseList.of(cases), bad
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup, escape
 
 Scale = Callable[[float], float]
@@ -34,17 +35,20 @@ class Series:
     Attributes:
         name: what the legend and the tooltips call it.
         points: x rising, y None where there is no value: the curve has a gap there.
-        style: ``pooled``, ``faint`` or ``site0`` to ``site5``, classes of the page's style sheet.
+        style: ``pooled``, ``faint``, ``spread`` or ``site0`` to ``site5``, classes of the page's
+            style sheet.
+        lower: the lower edge at the same x, for an area instead of a curve; else empty.
     """
 
     name: str
     points: Points
     style: str = "pooled"
+    lower: Points = ()
 
     @property
     def marker(self) -> str:
         """Path of its marker around (0, 0); empty when it has none."""
-        if self.style == "faint":
+        if self.style in ("faint", "spread"):
             return ""
         return _MARKERS[int(self.style[4:]) if self.style.startswith("site") else 0]
 
@@ -56,6 +60,29 @@ def site_series(values: Iterable[tuple[str, Points]]) -> list[Series]:
     return [
         Series(name=name, points=points, style=f"site{index}" if few else "faint")
         for index, (name, points) in enumerate(sites)
+    ]
+
+
+def spread_series(values: Iterable[tuple[float, Sequence[float]]]) -> list[Series]:
+    """The middle of many sites instead of a curve for each: their median, and an area around it.
+
+    Args:
+        values: x, rising, and the value of every site that has one there, in any order.
+
+    Returns:
+        The area between the 10 % and the 90 % quantile (linear between neighbours), and the
+        median; both have a gap where no site has a value.
+    """
+    low: list[tuple[float, float | None]] = []
+    middle: list[tuple[float, float | None]] = []
+    high: list[tuple[float, float | None]] = []
+    for x, known in values:
+        ends = np.quantile(known, (0.1, 0.5, 0.9)).tolist() if len(known) else (None, None, None)
+        for points, end in zip((low, middle, high), ends, strict=True):
+            points.append((x, end))
+    return [
+        Series(name="middle 80 % of the sites", points=high, lower=low, style="spread"),
+        Series(name="median of the sites", points=middle, style="site0"),
     ]
 
 
@@ -85,7 +112,7 @@ def line_chart(
     Returns:
         An ``svg`` element; empty text when no series has a value.
     """
-    known = [(x, y) for one in series for x, y in one.points if y is not None]
+    known = [(x, y) for one in series for x, y in (*one.points, *one.lower) if y is not None]
     if not known:
         return Markup("")
     heights = [y for _, y in known] + [y for _, *ends in band for y in ends]
@@ -111,7 +138,7 @@ def line_chart(
     if baseline is not None:
         y = at_y(baseline)
         parts.append(f'<line class="baseline" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
-    parts += [_curve(one, at_x, at_y) for one in series]
+    parts += [(_area if one.lower else _curve)(one, at_x, at_y) for one in series]
     return Markup(  # noqa: S704  # every text in it is escaped where it is put in
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
@@ -177,3 +204,19 @@ def _curve(series: Series, at_x: Scale, at_y: Scale) -> str:
             if y is not None
         ]
     return f'<g class="{series.style}">{"".join(parts)}</g>'
+
+
+def _area(series: Series, at_x: Scale, at_y: Scale) -> str:
+    """What lies between two edges; each stretch without a gap is a polygon."""
+    stretches: list[list[tuple[float, float, float]]] = [[]]
+    for (x, high), (_, low) in zip(series.points, series.lower, strict=True):
+        if high is None or low is None:
+            stretches.append([])
+        else:
+            stretches[-1].append((x, low, high))
+    polygons = ""
+    for stretch in filter(None, stretches):
+        upper = [f"{at_x(x)},{at_y(high)}" for x, _, high in stretch]
+        lower = [f"{at_x(x)},{at_y(low)}" for x, low, _ in reversed(stretch)]
+        polygons += f'<polygon class="area" points="{" ".join(upper + lower)}"/>'
+    return f'<g class="{series.style}">{polygons}</g>'

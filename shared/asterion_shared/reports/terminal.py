@@ -13,12 +13,16 @@ from rich.table import Table
 from asterion_shared.events import Event, RoundFinished, RunFinished, RunStarted, event_line
 from asterion_shared.plan import TaskName
 from asterion_shared.reports import metric_words
+from asterion_shared.reports.many_sites import Part, missing_words, parts_of_sites, pick_sites
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
-from asterion_shared.reports.report_page import interval, lowest_site
+from asterion_shared.reports.report_page import interval, lowest_site, plural
 from asterion_shared.result import Metrics, Result, RoundResult
 
 WIDE_COLUMNS = 110
 """Columns of a terminal from which on the secondary metrics are shown."""
+
+MOST_ROWS = 21
+"""Sites in the closing table; of more, the lowest, the middle and the highest third of these."""
 
 
 class RoundPrinter:
@@ -76,7 +80,7 @@ class RoundPrinter:
         names = ", ".join(event.sites[:8]) + (", ..." if len(event.sites) > 8 else "")
         self._line(
             f"[bold]{escape(event.plan)}[/] run {escape(event.run)}: {event.task}, "
-            f"{event.rounds} rounds, {len(event.sites)} sites ({escape(names)})"
+            f"{event.rounds} rounds, {len(event.sites):,} sites ({escape(names)})"
         )
         if self._progress:
             self._progress.add_task("rounds", total=event.rounds)
@@ -108,7 +112,7 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
     width = len(str(planned))
     parts = [
         f"round {result.round:>{width}}/{planned}",
-        f"{len(result.answered)}/{len(result.asked)} sites",
+        f"{len(result.answered):,}/{len(result.asked):,} sites",
     ]
     if result.pooled:
         baseline = result.pooled.get(f"baseline/{metric}")
@@ -123,13 +127,14 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
         parts.append(f"loss {number(result.train_loss)}")
     parts.append(in_time(result.seconds))
     if result.missing:
-        missing = ", ".join(f"{s} ({why.replace('_', ' ')})" for s, why in result.missing.items())
-        parts.append(f"[yellow]missing: {escape(missing)}[/]")
+        parts.append(f"[yellow]missing: {escape(missing_words(result.missing))}[/]")
     return "  ".join(parts)
 
 
 def final_table(result: Result, *, width: int = 80) -> Table:
     """The final model at each site and over all, as a table for the terminal.
+
+    Of many sites it has those with the lowest, a middle and the highest headline metric.
 
     Args:
         result: what the run did.
@@ -142,7 +147,8 @@ def final_table(result: Result, *, width: int = 80) -> Table:
         title=f"{result.name}: the final model, on held-out data",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    table.add_column("site", overflow="ellipsis", no_wrap=True)
+    # The first column that is cut: a number that is cut would say something else.
+    table.add_column("site", overflow="ellipsis")
     heads = ["train", "test", metric_words.label(metric), "baseline", "95 %\ninterval"]
     heads += [metric_words.label(name) for name in others]
     for head in (*heads, "answered", "files\nskipped"):
@@ -153,15 +159,25 @@ def final_table(result: Result, *, width: int = 80) -> Table:
         spread = interval(metrics, metric, digits=2, between="-")
         return [*main, spread, *(number(metrics.get(n)) for n in others)]
 
-    for site in result.sites:
-        rounds = [r for r in result.rounds if r.round > 0 and site.name in r.asked]
-        answered = f"{sum(site.name in r.answered for r in rounds)}/{len(rounds)}"
-        table.add_row(
-            site.name, f"{site.num_examples:,}", f"{site.num_test:,}",
-            *cells(result.final_sites.get(site.name, {})), answered, str(site.num_bad_files),
-        )  # fmt: skip
-    table.add_section()
-    measured = [s for s in result.sites if s.name in result.final_sites]
+    final, parts = result.final_sites, parts_of_sites(result.rounds)
+    groups = pick_sites(
+        [s.name for s in result.sites],
+        {site: m.get(metric) for site, m in final.items()},
+        MOST_ROWS,
+    )
+    by_name = {site.name: site for site in result.sites}
+    for group in groups:
+        if group.words:
+            table.add_row(f"[dim]{group.words}:[/]")
+        for name in group.sites:
+            site, part = by_name[name], parts.get(name, Part())
+            table.add_row(
+                name, f"{site.num_examples:,}", f"{site.num_test:,}", *cells(final.get(name, {})),
+                f"{part.answered}/{part.asked}", str(site.num_bad_files),
+            )  # fmt: skip
+        table.add_section()
+    hidden = len(result.sites) - sum(len(group.sites) for group in groups)
+    measured = [s for s in result.sites if s.name in final]
     table.add_row(
         "pooled", f"{sum(s.num_examples for s in result.sites):,}",
         f"{sum(s.num_test for s in measured):,}", *cells(result.final_metrics), "",
@@ -170,5 +186,6 @@ def final_table(result: Result, *, width: int = 80) -> Table:
     down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
     seconds = in_time(sum(r.seconds for r in result.rounds))
     traffic = f", {in_bytes(down)} down, {in_bytes(up)} up" if down or up else ""
-    table.caption, table.caption_justify = f"{seconds}{traffic}", "left"
+    more = f"{plural(hidden, 'more site')}, in result.json\n" if hidden else ""
+    table.caption, table.caption_justify = f"{more}{seconds}{traffic}", "left"
     return table

@@ -38,15 +38,17 @@ def loss(outputs: Tensor, batch: Batch, plan: Plan) -> Tensor:
     """Mean squared error over the channels of the points of weight 1.
 
     Args:
-        outputs: (B, C, *S).
-        batch: targets (B, C, *S), weights (B, *S).
-        plan: unused; the sisters of this function need it.
+        outputs: (B, C, *S); or of several sites side by side, (A, B, C, *S).
+        batch: targets (B, C, *S), weights (B, *S); with the same first axis.
+        plan: its spatial axes are counted.
 
     Returns:
-        A scalar >= 0.
+        A scalar >= 0; of several sites (A,).
     """
-    error = (outputs - batch.targets).square().mean(1)
-    return (error * batch.weights).sum() / batch.weights.sum().clamp(min=1.0)
+    spatial = plan.data.dimensions
+    error = (outputs - batch.targets).square().mean(-1 - spatial)
+    over = tuple(range(-1 - spatial, 0))
+    return (error * batch.weights).sum(over) / batch.weights.sum(over).clamp(min=1.0)
 
 
 def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Statistic]:

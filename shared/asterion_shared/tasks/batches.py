@@ -22,17 +22,23 @@ from asterion_shared.tasks.patches import (
 )
 
 Floats = npt.NDArray[np.float32]
+Positions = npt.NDArray[np.int64]
 Example = tuple[Floats, npt.NDArray[np.generic], npt.NDArray[np.generic]]
 """Inputs, targets and weights of one example, as in :class:`Batch` without its first axis."""
 
 
-def draw_batches(plan: Plan, cases: CaseList, generator: np.random.Generator) -> Iterator[Batch]:
-    """Batches of training examples, drawn from ``generator`` alone.
+Draws = Callable[[str], np.random.Generator]
+"""Gives the generator of a purpose: ``order`` of the examples, or ``patches`` of each. Apart, so
+that an engine that needs no patches makes the same order without drawing any."""
+
+
+def draw_batches(plan: Plan, cases: CaseList, draws: Draws) -> Iterator[Batch]:
+    """Batches of training examples, drawn from ``draws`` alone.
 
     With ``plan.local.unit`` "steps" the stream has no end and every batch is full: the cases come
-    in one random order after another. With "epochs" it has ``amount`` passes of
-    :func:`epoch_steps` batches each; the sizes of a pass differ by at most one, so that no last
-    batch is tiny.
+    in one order after another. With "epochs" it has ``amount`` passes of :func:`epoch_steps`
+    batches each; the sizes of a pass differ by at most one, so that no last batch is tiny. An
+    order is random, or that of the cases when ``plan.local.shuffle`` is off.
 
     Segmentation and anomaly learn from random patches (``patches_per_image`` a pass), filled up
     with zeros of weight 0 where the image is smaller. Half of the segmentation patches are drawn
@@ -43,20 +49,35 @@ def draw_batches(plan: Plan, cases: CaseList, generator: np.random.Generator) ->
         plan: says the task, the patch, the batch and the augmentation.
         cases: the site's training cases. Those without a label are left out in classification,
             the anomalous ones in anomaly.
-        generator: numpy's; the same state gives the same batches.
+        draws: the same generators in the same state give the same batches.
 
     Raises:
         DataProblemError: ``no_data``: no case can be learnt from, or a case to be segmented has
             no mask.
     """
+    usable = np.array(require_usable(plan, cases))
+    example, patches = _EXAMPLES[plan.task], draws("patches")
+    for chosen in batch_positions(plan, len(usable), draws):
+        yield _collate([example(plan, cases[index], patches) for index in usable[chosen]])
+
+
+def batch_positions(plan: Plan, num_usable: int, draws: Draws) -> Iterator[Positions]:
+    """Which of ``num_usable`` > 0 cases each batch of :func:`draw_batches` takes, as int64."""
+    choices = _steps if plan.local.unit == "steps" else _epochs
+    return choices(plan, num_usable, _order_of(plan, num_usable, draws))
+
+
+def require_usable(plan: Plan, cases: CaseList) -> tuple[int, ...]:
+    """The indexes of :func:`usable_cases`.
+
+    Raises:
+        DataProblemError: ``no_data``: there is none.
+    """
     usable = usable_cases(plan, cases)
     if not usable:
         msg = f"none of {len(cases)} training cases can be used for {plan.task}; check the labels"
         raise DataProblemError(msg, code="no_data")
-    example = _EXAMPLES[plan.task]
-    choices = _steps if plan.local.unit == "steps" else _epochs
-    for chosen in choices(plan, usable, generator):
-        yield _collate([example(plan, cases[index], generator) for index in chosen])
+    return usable
 
 
 def epoch_steps(plan: Plan, num_cases: int) -> int:
@@ -75,41 +96,47 @@ def usable_cases(plan: Plan, cases: CaseList) -> tuple[int, ...]:
     """
     known = _usable.setdefault(cases, {})
     if plan.task not in known:
-        learns = _LEARNS[plan.task]
-        known[plan.task] = tuple(
-            index for index in range(len(cases)) if learns is None or learns(cases[index])
-        )
+        match plan.task:
+            case "segmentation":  # reading them all only to look would be slow
+                known[plan.task] = tuple(range(len(cases)))
+            case "classification":
+                known[plan.task] = tuple(np.flatnonzero(cases.labels() >= 0).tolist())
+            case "anomaly":
+                known[plan.task] = tuple(np.flatnonzero(cases.labels() <= 0).tolist())
     return known[plan.task]
-
-
-_LEARNS: dict[TaskName, Callable[[Case], bool] | None] = {
-    "segmentation": None,  # every case; reading them all only to look would be slow
-    "classification": lambda case: case.label >= 0,
-    "anomaly": lambda case: case.label <= 0,
-}
 
 
 def _patches_per_case(plan: Plan) -> int:
     return 1 if plan.task == "classification" else plan.local.patches_per_image
 
 
-def _epochs(
-    plan: Plan, usable: Sequence[int], generator: np.random.Generator
-) -> Iterator[npt.NDArray[np.int64]]:
-    steps = epoch_steps(plan, len(usable))
+def _order_of(plan: Plan, num_usable: int, draws: Draws) -> Callable[[], Positions]:
+    """Gives the order of one pass after another."""
+    repeats = _patches_per_case(plan) if plan.local.unit == "epochs" else 1
+    stored = np.arange(num_usable).repeat(repeats)
+    if not plan.local.shuffle:
+        return lambda: stored
+    generator = draws("order")
+    return lambda: generator.permutation(stored)
+
+
+def _epochs(plan: Plan, num_usable: int, order: Callable[[], Positions]) -> Iterator[Positions]:
+    steps = epoch_steps(plan, num_usable)
     for _ in range(plan.local.amount):
-        order = generator.permutation(np.repeat(usable, _patches_per_case(plan)))
-        yield from np.array_split(order, steps)
+        wanted = order()
+        smallest, larger = divmod(wanted.size, steps)
+        end = 0
+        for step in range(steps):
+            begin, end = end, end + smallest + (step < larger)
+            yield wanted[begin:end]
 
 
-def _steps(
-    plan: Plan, usable: Sequence[int], generator: np.random.Generator
-) -> Iterator[npt.NDArray[np.int64]]:
+def _steps(plan: Plan, num_usable: int, order: Callable[[], Positions]) -> Iterator[Positions]:
     size = plan.local.batch_size
     waiting = np.empty(0, np.int64)
     while True:
         while waiting.size < size:
-            waiting = np.concatenate([waiting, generator.permutation(usable)])
+            waiting = np.concatenate([waiting, order()])
         chosen, waiting = waiting[:size], waiting[size:]
         yield chosen
 

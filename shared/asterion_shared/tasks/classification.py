@@ -41,15 +41,17 @@ def loss(outputs: Tensor, batch: Batch, plan: Plan) -> Tensor:
     """Cross-entropy, without class weights.
 
     Args:
-        outputs: logits (B, K).
-        batch: targets int64 (B,), weights (B,).
+        outputs: logits (B, K); or of several sites side by side, (A, B, K).
+        batch: targets int64 (B,), weights (B,); with the same first axis.
         plan: unused; the sisters of this function need it.
 
     Returns:
-        A scalar >= 0, the mean over the examples of weight 1.
+        A scalar >= 0, the mean over the examples of weight 1; of several sites (A,).
     """
-    each = functional.cross_entropy(outputs, batch.targets, reduction="none")
-    return (each * batch.weights).sum() / batch.weights.sum().clamp(min=1.0)
+    each = functional.cross_entropy(
+        outputs.flatten(0, -2), batch.targets.flatten(), reduction="none"
+    ).view_as(batch.weights)
+    return (each * batch.weights).sum(-1) / batch.weights.sum(-1).clamp(min=1.0)
 
 
 def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Statistic]:

@@ -41,29 +41,36 @@ def build_model(plan: Plan) -> nn.Module:
 
 
 def loss(outputs: Tensor, batch: Batch, plan: Plan) -> Tensor:
-    """Soft Dice over the foreground classes plus cross-entropy, in equal parts.
+    """Cross-entropy plus ``local.dice_weight`` times soft Dice over the foreground classes.
 
     Dice is formed over the whole batch, so that a patch without an object does not count as a
     miss. Points of weight 0 count in neither. Source: Milletari et al. 2016; Isensee et al. 2021.
 
     Args:
-        outputs: logits (B, K, *S).
-        batch: targets int64 (B, *S), weights (B, *S).
-        plan: unused; the sisters of this function need it.
+        outputs: logits (B, K, *S); or of several sites side by side, (A, B, K, *S).
+        batch: targets int64 (B, *S), weights (B, *S); with the same first axis.
+        plan: its ``local.dice_weight``; its spatial axes are counted.
 
     Returns:
-        A scalar >= 0; a class that is absent and not predicted has Dice 1.
+        A scalar >= 0; of several sites (A,). A class that is absent and not predicted has Dice 1.
     """
-    weights, smooth = batch.weights, 1e-5
-    points = functional.cross_entropy(outputs, batch.targets, reduction="none")
-    entropy = (points * weights).sum() / weights.sum().clamp(min=1.0)
-    truth = functional.one_hot(batch.targets, outputs.shape[1]).movedim(-1, 1)
-    mask = weights.unsqueeze(1)
-    probability, truth = outputs.softmax(1) * mask, truth * mask
-    over = [0, *range(2, outputs.ndim)]
-    both = (probability * truth).sum(over)[1:]
-    sizes = (probability + truth).sum(over)[1:]
-    return entropy + 1.0 - ((2.0 * both + smooth) / (sizes + smooth)).mean()
+    weights, smooth, spatial = batch.weights, 1e-5, plan.data.dimensions
+    logits, targets = outputs.flatten(0, -2 - spatial), batch.targets.flatten(0, -1 - spatial)
+    points = functional.cross_entropy(logits, targets, reduction="none").view_as(weights)
+    over = tuple(range(-1 - spatial, 0))
+    entropy = (points * weights).sum(over) / weights.sum(over).clamp(min=1.0)
+    if plan.local.dice_weight == 0:
+        return entropy
+    classes = -1 - spatial
+    num_classes = outputs.shape[classes]
+    truth = functional.one_hot(batch.targets, num_classes).movedim(-1, classes)
+    mask = weights.unsqueeze(classes)
+    probability, truth = outputs.softmax(classes) * mask, truth * mask
+    over = (-2 - spatial, *range(-spatial, 0))
+    both = (probability * truth).sum(over)[..., 1:]
+    sizes = (probability + truth).sum(over)[..., 1:]
+    dice = ((2.0 * both + smooth) / (sizes + smooth)).mean(-1)
+    return entropy + plan.local.dice_weight * (1.0 - dice)
 
 
 def scores(predict: Predict, cases: Iterable[Case], plan: Plan) -> dict[str, Statistic]:
