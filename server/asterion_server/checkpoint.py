@@ -77,14 +77,14 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         "plan_sha256": checkpoint.plan_sha256,
         "round": checkpoint.round,
         "log_bytes": log_bytes,
-        "last": checkpoint.rounds[-1].model_dump(mode="json"),
-        "sites": checkpoint.sites,
+        "last": checkpoint.rounds[-1].model_dump_json(),
         "started": checkpoint.started,
         "cohort": checkpoint.cohort,
     }
     arrays = {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
     data = safetensors.numpy.save(
-        arrays | {"weights": checkpoint.weights}, metadata={"facts": json.dumps(facts)}
+        arrays | {"weights": checkpoint.weights},
+        metadata={"facts": json.dumps(facts), "sites": checkpoint.sites},
     )
     write_atomically(folder / f"round-{checkpoint.round:06d}.safetensors", data)
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
@@ -102,7 +102,8 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
     if newest is None:
         return None
     with safetensors.safe_open(newest, framework="numpy") as file:
-        facts = json.loads((file.metadata() or {})["facts"])
+        metadata = file.metadata() or {}
+        facts = json.loads(metadata["facts"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     if (facts["run"], facts["plan_sha256"]) != (run, plan.sha256):
         msg = (
@@ -122,8 +123,8 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             for name, array in arrays.items()
             if name.startswith(STRATEGY_PREFIX)
         },
-        rounds=(*earlier, RoundResult.model_validate(facts["last"])),
-        sites=facts["sites"],
+        rounds=(*earlier, RoundResult.model_validate_json(facts["last"])),
+        sites=metadata["sites"],
         started=facts["started"],
         cohort=facts["cohort"],
         log_bytes=facts["log_bytes"],

@@ -129,6 +129,7 @@ class _Loop:
     emit: Listener
     participants: Participants
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
+    plan_sha256: str = field(init=False)
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
@@ -145,6 +146,7 @@ class _Loop:
     """``sites`` as a checkpoint has them; empty when they changed since."""
 
     def resume_or_begin(self, plan_folder: Path) -> None:
+        self.plan_sha256 = self.plan.sha256
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
         found = load_latest(self.folder / "checkpoints", self.run, self.plan)
@@ -181,7 +183,7 @@ class _Loop:
     def finish(self, status: Status) -> Result:
         model = None
         if self.plan.kind == "train" and self.done > 0:
-            facts = {"run": self.run, "round": str(self.done), "plan_sha256": self.plan.sha256}
+            facts = {"run": self.run, "round": str(self.done), "plan_sha256": self.plan_sha256}
             data = to_bytes(self.weights, self.layout, facts)
             write_atomically(self.folder / "model.safetensors", data)
             digest = hashlib.sha256(data).hexdigest()
@@ -194,7 +196,7 @@ class _Loop:
             name=self.plan.name,
             kind=self.plan.kind,
             task=self.plan.task,
-            plan_sha256=self.plan.sha256,
+            plan_sha256=self.plan_sha256,
             status=status,
             started=self.started,
             finished=_now(),
@@ -337,15 +339,15 @@ class _Loop:
         )
 
     def _remember(self, report: Report) -> None:
-        known = SiteSummary(
-            name=report.site,
-            num_examples=report.num_examples,
-            num_test=report.num_test,
-            num_bad_files=report.num_bad_files,
-            manifest_sha256=report.manifest_sha256,
-        )
-        if self.sites.get(report.site) != known:
-            self.sites[report.site] = known
+        said = {
+            "num_examples": report.num_examples,
+            "num_test": report.num_test,
+            "num_bad_files": report.num_bad_files,
+            "manifest_sha256": report.manifest_sha256,
+        }
+        known = self.sites.get(report.site)
+        if known is None or any(getattr(known, name) != value for name, value in said.items()):
+            self.sites[report.site] = SiteSummary.model_validate({"name": report.site} | said)
             self.sites_text = ""
 
     def _measured(self, number: int, measured: Mapping[str, Statistics]) -> None:
@@ -376,7 +378,7 @@ class _Loop:
             self.sites_text = sites_text(self.sites[name] for name in sorted(self.sites))
         checkpoint = Checkpoint(
             run=self.run,
-            plan_sha256=self.plan.sha256,
+            plan_sha256=self.plan_sha256,
             round=number,
             weights=self.weights,
             rounds=tuple(self.rounds[n] for n in sorted(self.rounds)),

@@ -368,7 +368,7 @@ def write_result(result: Result, path: Path) -> Result:
         DiskProblemError: the disk is full or not writable; an older file is kept.
     """
     complete = result.model_copy(update={"headline": headline(result)})
-    text = json.dumps(complete.model_dump(mode="json"), indent=2, allow_nan=False)
+    text = complete.model_dump_json(indent=2)
     write_atomically(path, (text + "\n").encode())
     return complete
 

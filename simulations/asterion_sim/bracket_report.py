@@ -246,7 +246,7 @@ def _overall_table(bracket: Bracket, label: str) -> dict[str, Any]:
                 *(with_interval(overall.federated[text][over]) for over in shown),
                 percent(overall.share_of_pooled[text]).replace(" %", "").replace(" to ", "\u2013"),
                 difference(overall.gain_over_own[text]),
-                ", ".join(f"{verdict} {len(names)}" for verdict, names in found.items() if names),
+                " / ".join(str(len(found[verdict])) for verdict in ("helps", "neutral", "hurts")),
             )
         )
     pooled = (with_interval(overall.pooled[over]) for over in shown)
@@ -255,7 +255,7 @@ def _overall_table(bracket: Bracket, label: str) -> dict[str, Any]:
     rows.append(("each site's own model", with_interval(overall.own), *blanks))
     return {
         "overall_head": ("way of training", *shown, f"% of pooled ({bracket.over})",
-                         "gain over own models", "sites"),
+                         "gain over own models", "helps / neutral / hurts"),
         "overall_rows": rows,
         "overall_caption": f"{label} on held-out cases, mean over the repetitions (95 % interval)",
     }  # fmt: skip

@@ -19,7 +19,7 @@ KEPT_BYTES = 2 * 2**30
 """Most memory for arrays that were stacked from single cases; beyond it they are stacked anew
 each time, so that memory does not grow without end with the number of sites."""
 
-MAPPED_BYTES = 64 * 2**20
+MAPPED_BYTES = 128 * 2**20
 """Memory-mapped data that may stay in memory."""
 
 Ints = npt.NDArray[np.int64]
@@ -165,13 +165,11 @@ def case_arrays(plan: Plan, cases: CaseList, device: str) -> CaseArrays | None:
     Raises:
         DataProblemError: ``no_data``: the site has no case that the task can learn from.
     """
+    if isinstance(cases, PoolCases):
+        return _pooled(plan, cases, device)
     usable = np.array(require_usable(plan, cases), np.int64)
     if plan.local.augment or _cuts_patches(plan, cases[int(usable[0])]):
         return None
-    if isinstance(cases, PoolCases):
-        cases.pool.note_reading(len(usable))
-        inputs, truth = cases.pool.tensors(plan, device)
-        return CaseArrays(inputs, truth, cases.rows[usable])
     known = _stacked.get(cases, device)
     if known is not None:
         return known
@@ -185,6 +183,19 @@ def case_arrays(plan: Plan, cases: CaseList, device: str) -> CaseArrays | None:
     )
     _stacked.keep(cases, device, found)
     return found
+
+
+def _pooled(plan: Plan, cases: PoolCases, device: str) -> CaseArrays | None:
+    usable = require_usable(plan, cases)
+    if plan.local.augment:
+        return None
+    if plan.data.kind == "image" and cases.pool.inputs.shape[2:] != plan.data.patch_size:
+        return None
+    cases.pool.note_reading(len(usable))
+    inputs, truth = cases.pool.tensors(plan, device)
+    if len(usable) == len(cases.rows):
+        return CaseArrays(inputs, truth, cases.rows)
+    return CaseArrays(inputs, truth, cases.rows[np.array(usable)])
 
 
 def _cuts_patches(plan: Plan, case: Case) -> bool:

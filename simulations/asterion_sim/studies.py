@@ -17,7 +17,7 @@ from asterion_shared.errors import UserInputError
 from asterion_shared.files import write_atomically
 from asterion_shared.metrics import merge, summarise
 from asterion_shared.parameters import from_bytes, write_vector
-from asterion_shared.plan import Plan, read_plan
+from asterion_shared.plan import AlgorithmSettings, Plan, read_plan
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim import (
     prepare_chest,
@@ -199,7 +199,12 @@ def run_pooled(plan: Plan, sites: Mapping[str, SiteData], out: Path) -> Measured
     """
     local = plan.local
     steps = local.amount * len(sites) if local.unit == "steps" else local.amount
-    alone = plan.model_copy(update={"local": local.model_copy(update={"amount": steps})})
+    alone = plan.model_copy(
+        update={
+            "local": local.model_copy(update={"amount": steps}),
+            "algorithm": AlgorithmSettings(),  # one site has no others to be averaged with
+        }
+    )
     simulate(alone, VirtualSites({"pooled": pool(sites.values())}, {}), out, report=False)
     workspace = make_workspace(plan)
     weights = from_bytes((out / "model.safetensors").read_bytes(), workspace.layout)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from asterion_shared.errors import UserInputError
+from asterion_shared.plan import AlgorithmSettings, read_plan
 from asterion_sim import bracket_studies
 from asterion_sim.bracket_arms import arms_of
 from asterion_sim.bracket_result import Bracket
@@ -18,7 +19,7 @@ from asterion_sim.bracket_studies import (
     summary_rows,
     summary_table,
 )
-from asterion_sim.studies import STUDIES
+from asterion_sim.studies import PLANS, STUDIES
 
 SMALL = BracketStudy("small", "auroc", ("fedavg", "fedprox:mu=0.5"), 0.97)
 
@@ -81,3 +82,11 @@ def test_chest_reaches_its_bar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     (row,) = json.loads((tmp_path / "summary.json").read_text())
     assert row["study"] == "chest"
     assert (tmp_path / "chest" / "report.html").exists()
+
+
+def test_the_bracket_of_nuclei_begins_from_plain_fedavg_in_longer_rounds() -> None:
+    (study,) = [one for one in BRACKET_STUDIES if one.name == "nuclei"]
+    own, plan = read_plan(PLANS / "nuclei.toml"), bracket_plan(study)
+    assert own.algorithm.flower_strategy == "FedAvgM"
+    assert plan.algorithm == AlgorithmSettings()
+    assert own.rounds.count * own.local.amount == plan.rounds.count * plan.local.amount == 320

@@ -95,6 +95,8 @@ def check_statistics(statistics: Statistics, plan: Plan, *, num_cases: int | Non
         ValueError: an unknown name, another kind or length, a number that is not finite or is
             negative, counts that contradict themselves or are of too many cases.
     """
+    if not statistics:
+        return
     expected = expected_statistics(plan)
     for name, statistic in statistics.items():
         if name not in expected:

@@ -3,7 +3,7 @@
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -35,7 +35,7 @@ _WORTH_ENLARGING = 0.95
 _WORTH_SPREADING = 0.8
 """Share of the time in one process that several must come down to."""
 
-_SHORT_ROUND_SECONDS = 0.05
+_SHORT_ROUND_SECONDS = 0.2
 """Below it, waking several processes costs more than they save."""
 
 _BYTES_A_SECOND = 1e9
@@ -69,9 +69,13 @@ def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order
                 if wish.kernel is not None:
                     raise
                 break
-    best = min(seconds, key=lambda engine: seconds[engine])
-    over = wish.over or _carrier(wish, best, seconds[best], plan, usable, _num_weights(order))
-    return _engine(wish, best.kernel, best.chunk, over)
+    steps = sum(num_steps(plan, site.train) for site in usable)
+    rounds = {
+        candidate: found
+        for engine, step in seconds.items()
+        for candidate, found in _round_seconds(wish, engine, step * steps, len(usable), order)
+    }
+    return min(rounds, key=lambda engine: rounds[engine])
 
 
 def _kernels(wish: EngineWish) -> Sequence[KernelName]:
@@ -81,10 +85,15 @@ def _kernels(wish: EngineWish) -> Sequence[KernelName]:
 
 
 def _chunks(wish: EngineWish, kernel: KernelName, num_sites: int) -> Sequence[int]:
-    """Numbers of sites to try; more than there are is the same as all of them."""
+    """Numbers of sites to try, such that a round's chunks are of one size and suit the workers."""
     if wish.chunk is not None:
         return (wish.chunk,)
-    return sorted({min(chunk, num_sites) for chunk in CHUNKS[kernel]})
+    found = set()
+    for wanted in CHUNKS[kernel]:
+        workers = wish.most_workers if num_sites > wanted else 1
+        num_chunks = max(1, round(num_sites / wanted / workers)) * workers
+        found.add(math.ceil(num_sites / num_chunks))
+    return sorted(found)
 
 
 def _hopeless(engine: Engine, seconds: Mapping[Engine, float]) -> bool:
@@ -161,25 +170,31 @@ def _now(device: str) -> float:
     return time.perf_counter()
 
 
-def _carrier(
-    wish: EngineWish,
-    engine: Engine,
-    seconds_a_step: float,
-    plan: Plan,
-    sites: Sequence[SiteData],
-    num_weights: int,
-) -> Carrier:
-    """Whether a round is long enough to be spread over processes."""
-    if wish.most_workers == 1 or len(sites) <= engine.chunk:
-        return "here"
-    here = seconds_a_step * sum(num_steps(plan, site.train) for site in sites)
-    if here < _SHORT_ROUND_SECONDS:
-        return "here"
-    num_chunks = math.ceil(len(sites) / engine.chunk)
-    rounds_of_chunks = math.ceil(num_chunks / wish.most_workers)
-    carried = 8 * num_weights * (num_chunks + wish.most_workers) / _BYTES_A_SECOND
-    spread = here * rounds_of_chunks / num_chunks + carried
-    return "processes" if spread < _WORTH_SPREADING * here else "here"
+def _round_seconds(
+    wish: EngineWish, engine: Engine, here: float, num_sites: int, order: Order
+) -> Iterator[tuple[Engine, float]]:
+    """The engine over each carrier that may be used, with the seconds of a round.
+
+    Args:
+        wish: says which carriers; Ray only when it is asked for.
+        engine: a kernel and its chunk.
+        here: seconds of a round in one process.
+        num_sites: sites of a round.
+        order: of the length of its weights.
+    """
+    spread = here
+    if wish.most_workers > 1:
+        num_chunks = math.ceil(num_sites / engine.chunk)
+        share = math.ceil(num_chunks / wish.most_workers) / num_chunks
+        num_weights = 0 if order.weights is None else len(order.weights)
+        carried = 8 * num_weights * (num_chunks + wish.most_workers) / _BYTES_A_SECOND
+        spread = here * share + carried
+    if wish.over is not None:
+        yield _engine(wish, engine.kernel, engine.chunk, wish.over), spread
+        return
+    yield engine, here
+    if here > _SHORT_ROUND_SECONDS and spread < _WORTH_SPREADING * here:
+        yield _engine(wish, engine.kernel, engine.chunk, "processes"), spread
 
 
 def _has_work(plan: Plan, site: SiteData) -> bool:
@@ -187,7 +202,3 @@ def _has_work(plan: Plan, site: SiteData) -> bool:
         return num_steps(plan, site.train) > 0
     except DataProblemError:
         return False
-
-
-def _num_weights(order: Order) -> int:
-    return 0 if order.weights is None else len(order.weights)

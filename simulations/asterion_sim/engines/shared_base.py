@@ -165,13 +165,14 @@ class WideLayer:
         rows = self._rows[:active, new]
         products = unflatten(torch.mm(rows.flatten(0, 1), self._base.t()), 0, (active, size))
         self._products[:active, new] = products
-        self._gram[:active, new, new] = torch.bmm(rows, rows.transpose(1, 2)).float()
+        likeness = torch.bmm(rows, self._rows[:active, : self._end].transpose(1, 2))
+        self._gram[:active, new, : self._end] = likeness.float()
         sums = self._a * products.float()
         if self._first:
-            likeness = torch.bmm(rows, self._rows[:active, old].transpose(1, 2))
             # Twice, for the two halves of a symmetric matrix of which this fills the lower one.
-            self._gram[:active, new, old] = 2 * likeness.float()
-            sums += torch.bmm(likeness * self._coefficients(), self._slopes[:active, old]).float()
+            self._gram[:active, new, old] *= 2
+            earlier = likeness[..., : self._first] * self._coefficients()
+            sums += torch.bmm(earlier, self._slopes[:active, old]).float()
         return sums
 
     def backward(self, slopes: Tensor, *, needed: bool) -> Tensor | None:

@@ -110,8 +110,10 @@ class StackedUpdates:
         factors = torch.from_numpy(by_row)[chosen]
         found = np.zeros(self.size)
         for tensor, offset in zip(self.tensors, self.offsets, strict=True):
-            rows = tensor.flatten(1)[chosen.to(tensor.device)].double()
-            total = (factors.to(tensor.device) @ rows).cpu().numpy()
+            rows = tensor.flatten(1)
+            if len(chosen) < len(rows):
+                rows = rows[chosen.to(tensor.device)]
+            total = (factors.to(tensor.device) @ rows.double()).cpu().numpy()
             found[offset : offset + total.size] = total
         return found
 
