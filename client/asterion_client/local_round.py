@@ -32,6 +32,9 @@ from asterion_shared.tasks.batches import Draws, draw_batches
 from asterion_shared.tasks.prediction import model_predictor
 
 Item = TypeVar("Item")
+MOST_KEPT_BASELINES = 100
+"""Sites whose baseline is kept: its histograms are large, and memory must not grow with sites."""
+
 _baselines: WeakKeyDictionary[CaseList, dict[str, dict[str, Statistic]]] = WeakKeyDictionary()
 
 
@@ -148,13 +151,20 @@ def evaluate(predict: Predict, data: SiteData, plan: Plan) -> dict[str, Statisti
 
 
 def _baseline_statistics(data: SiteData, plan: Plan) -> dict[str, Statistic]:
-    """Scored once for a run: neither the baseline nor the test cases change with the rounds."""
-    known = _baselines.setdefault(data.test, {})
-    if plan.sha256 not in known:
-        trivial = baseline_predictor(plan, data.train)
-        found = task_module(plan.task).scores(trivial, data.test, plan)
-        known[plan.sha256] = {f"{BASELINE}{name}": part for name, part in found.items()}
-    return known[plan.sha256]
+    """Scored once for a run: neither the baseline nor the test cases change with the rounds.
+
+    In a simulation of more sites than :data:`MOST_KEPT_BASELINES` the others' are scored anew.
+    """
+    address = plan.sha256
+    known = _baselines.get(data.test, {})
+    if address in known:
+        return known[address]
+    trivial = baseline_predictor(plan, data.train)
+    found = task_module(plan.task).scores(trivial, data.test, plan)
+    named = {f"{BASELINE}{name}": part for name, part in found.items()}
+    if len(_baselines) < MOST_KEPT_BASELINES:
+        _baselines.setdefault(data.test, {})[address] = named
+    return named
 
 
 def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, float]:

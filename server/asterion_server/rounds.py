@@ -6,7 +6,6 @@ come back with the reports of round r + 1, so a round costs one exchange, not tw
 """
 
 import hashlib
-import math
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import Checkpoint, load_latest, read_sites, sites_text, store
 from asterion_server.initial_weights import initial_weights
+from asterion_server.measured import Measured
 from asterion_server.report_check import check_report
 from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.errors import QuorumLostError, ReportRejectedError, RunStoppedError
@@ -36,12 +36,10 @@ from asterion_shared.messages import (
     Phase,
     Report,
 )
-from asterion_shared.metrics import Statistics, merge, summarise
 from asterion_shared.parameters import Layout, Vector, to_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.result import (
     FinalModel,
-    Metrics,
     Result,
     RoundResult,
     Simulation,
@@ -241,13 +239,13 @@ class _Loop:
         chosen = tuple(times)
         due = (number - 1) % self.plan.rounds.evaluate_every == 0
         outcomes: dict[str, SiteOutcome] = {}
-        measured: dict[str, Statistics] = {}
+        measured = Measured(self.plan, chosen)
         self.step.begin(chosen, self.layout.size)
         for answer in self._trained(number, times, evaluate=due):
             outcomes[answer.site] = self._folded(answer, times[answer.site])
             if isinstance(answer, Report):
                 self._remember(answer)
-                measured[answer.site] = answer.statistics
+                measured.add(answer.site, answer.statistics)
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
@@ -302,11 +300,11 @@ class _Loop:
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""
         number = max(self.done, 0)
-        measured: dict[str, Statistics] = {}
+        measured = Measured(self.plan, self.expected_sites)
         for answer in self._ask("evaluate", number + 1, self.expected_sites, evaluate=True):
             if isinstance(answer, Report):
                 self._remember(answer)
-                measured[answer.site] = answer.statistics
+                measured.add(answer.site, answer.statistics)
             elif number == 0:
                 outcomes = {**self.rounds[0].outcomes, answer.site: _outcome(answer)}
                 self.rounds[0] = self.rounds[0].model_copy(update={"outcomes": outcomes})
@@ -350,15 +348,11 @@ class _Loop:
             self.sites[report.site] = SiteSummary.model_validate({"name": report.site} | said)
             self.sites_text = ""
 
-    def _measured(self, number: int, measured: Mapping[str, Statistics]) -> None:
+    def _measured(self, number: int, measured: Measured) -> None:
         """Write the metrics of the model after a round beside that round."""
-        known = {site: s for site, s in sorted(measured.items()) if s}
-        pooled = summarise(merge(known.values()), self.plan) if known else {}
+        pooled, sites = measured.finish()
         self.rounds[number] = self.rounds[number].model_copy(
-            update={
-                "pooled": _finite(pooled),
-                "sites": {site: _finite(summarise(s, self.plan)) for site, s in known.items()},
-            }
+            update={"pooled": pooled, "sites": sites}
         )
 
     def _require_quorum(self, number: int) -> None:
@@ -429,10 +423,6 @@ def _round_result(number: int, outcomes: Mapping[str, SiteOutcome], began: float
         bytes_down=sum(o.bytes_down for o in outcomes.values()),
         bytes_up=sum(o.bytes_up for o in outcomes.values()),
     )
-
-
-def _finite(metrics: Mapping[str, float | None]) -> Metrics:
-    return {k: v if v is not None and math.isfinite(v) else None for k, v in metrics.items()}
 
 
 def _now() -> str:

@@ -111,6 +111,7 @@ class PoolCases(CaseList):
 
     def __getitem__(self, index: int) -> Case:
         pool, row = self.pool, int(self.rows[index])
+        pool.note_reading(1)
         image = np.array(pool.inputs[row])
         spatial = image.shape[1:]
         return Case(

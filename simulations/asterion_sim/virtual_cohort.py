@@ -114,7 +114,9 @@ class VirtualCohort:
         else:
             crew = self._here if self._engine is None else self._crew_of(self._engine)
             one_by_one = Engine(kernel="sequential", chunk=EVALUATED_TOGETHER)
-            jobs = [("answers", (chunk, one_by_one)) for chunk in self._chunks(ready, one_by_one)]
+            chunks = [ready[i : i + EVALUATED_TOGETHER]
+                      for i in range(0, len(ready), EVALUATED_TOGETHER)]  # fmt: skip
+            jobs = [("answers", (chunk, one_by_one)) for chunk in chunks]
             for answers in crew.carry_out(order, jobs):
                 yield from answers
 
