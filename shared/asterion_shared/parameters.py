@@ -8,6 +8,7 @@ work on the vector, so none of them can average an integer by accident.
 import fnmatch
 import hashlib
 import json
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -49,7 +50,7 @@ class Tensor:
     @property
     def size(self) -> int:
         """Number of elements; 1 for a scalar."""
-        return int(np.prod(self.shape, dtype=np.int64))
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

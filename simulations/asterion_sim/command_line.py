@@ -150,19 +150,24 @@ def bracket(
     ] = False,
 ) -> None:
     """Does federation help? Each site alone, all pooled, and federated, with equal local work."""
+    from rich.console import Console
+
     from asterion_sim.bracket import run_bracket, seeds_of
+    from asterion_sim.bracket_table import bracket_table
 
     wanted = read_plan(plan)
     setting = _setting(wanted, sites, scenario, num_sites, quiet=False)
-    run_bracket(
+    found = run_bracket(
         wanted,
         setting.sites,
         out,
         algorithms=algorithm or ["fedavg"],
         seeds=seeds_of(wanted, seeds),
         leave_one_site_out=leave_one_site_out,
+        plan_folder=plan.parent,
         say=typer.echo,
     )
+    Console().print(bracket_table(found))
     typer.echo(f"bracket {out / 'bracket.json'}\nreport {out / 'report.html'}")
 
 
@@ -228,15 +233,20 @@ def studies(
         Path | None, typer.Option(help="the data sets; absent: the folder in ASTERION_DATA")
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="name of a study; repeatable")] = None,
+    bracket: Annotated[
+        bool, typer.Option("--bracket", help="own, pooled and federated over 5 seeds; an hour")
+    ] = False,
 ) -> None:
     """Run the studies of the README on real data and print one table."""
+    from asterion_sim.bracket_studies import run_study_brackets
     from asterion_sim.studies import run_studies
 
     named = data or os.environ.get("ASTERION_DATA")
     if named is None:
         msg = "the data sets are needed: give --data DIR or set ASTERION_DATA to their folder"
         raise UserInputError(msg)
-    failed = run_studies(Path(named), out, names=only or None)
+    run_them = run_study_brackets if bracket else run_studies
+    failed = run_them(Path(named), out, only or None)
     if failed:
         raise typer.Exit(1)
 

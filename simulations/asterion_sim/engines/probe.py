@@ -29,6 +29,9 @@ _TIMED_STEPS = 2
 _HOPELESS = 1.3
 """Times the best, above which a kernel's larger chunks are not tried."""
 
+_MOST_SECONDS = 0.75
+"""To spend on measuring one chunk."""
+
 _WORTH_ENLARGING = 0.95
 """Share of a smaller chunk's time that a larger one must come down to, to try one larger yet."""
 
@@ -61,7 +64,7 @@ def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order
     for kernel in _kernels(wish):
         for chunk in _chunks(wish, kernel, len(usable)):
             engine = _engine(wish, kernel, chunk, "here")
-            if _hopeless(engine, seconds):
+            if _hopeless(engine, seconds) or _too_long(engine, seconds):
                 break
             try:
                 seconds[engine] = _seconds_a_step(engine, plan, usable, order)
@@ -107,6 +110,12 @@ def _hopeless(engine: Engine, seconds: Mapping[Engine, float]) -> bool:
     return bool(own) and min(own) > _HOPELESS * min(seconds.values())
 
 
+def _too_long(engine: Engine, seconds: Mapping[Engine, float]) -> bool:
+    """Whether only to measure a larger chunk would take longer than a person notices."""
+    own = [s for other, s in seconds.items() if other.kernel == engine.kernel]
+    return bool(own) and own[-1] * engine.chunk * 2 * _TIMED_STEPS > _MOST_SECONDS
+
+
 def _engine(wish: EngineWish, kernel: KernelName, chunk: int, over: Carrier) -> Engine:
     return Engine(
         kernel=kernel,
@@ -132,10 +141,11 @@ def _seconds_a_step(engine: Engine, plan: Plan, sites: Sequence[SiteData], order
     chunk = sites[: engine.chunk if engine.kernel != "sequential" else 1]
     device = "cuda:0" if engine.device == "cuda" else engine.device
     with fast_products(device if engine.kernel != "sequential" else ""):
-        for count in (1, min(_TIMED_STEPS, steps)):
-            local = plan.local.model_copy(update={"unit": "steps", "amount": count})
-            short = plan.model_copy(update={"local": local})
-            train = _trainer(engine, short, chunk, device)
+        count = min(_TIMED_STEPS, steps)
+        local = plan.local.model_copy(update={"unit": "steps", "amount": count})
+        short = plan.model_copy(update={"local": local})
+        train = _trainer(engine, short, chunk, device)
+        for _ in range(2):  # the first reads the data and compiles the kernels
             started = _now(device)
             train(replace(order, plan=short, evaluate=False))
             found = (_now(device) - started) / (count * len(chunk))

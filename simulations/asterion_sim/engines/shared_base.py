@@ -11,7 +11,7 @@ site by site, those after it stacked.
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -78,7 +78,7 @@ class SharedBase:
         self._optimiser.begin(list(own.values()), [anchors[name] for name in self._names])
         wide = WideLayer(
             self._trunk.arranged(anchors[f"{self._wide}.weight"]),
-            (len(chunk), int(done[0]) * self._plan.local.batch_size),
+            len(chunk),
             self._plan.local,
             self._plan.algorithm.mu,
             self._dtype,
@@ -125,54 +125,42 @@ class SharedBase:
 class WideLayer:
     """The weights of S sites' wide layer: a common one, and outer products for each site.
 
+    Rows are kept step by step, as they come, so that none is copied.
+
     Args:
         base: the common weight W0, ``(O, F)``.
-        shape: S, and the most rows that a site will add.
+        num_sites: S.
         local: the rates of SGD.
         mu: strength of FedProx's pull.
         dtype: of the large products.
     """
 
     def __init__(
-        self,
-        base: Tensor,
-        shape: tuple[int, int],
-        local: LocalSettings,
-        mu: float,
-        dtype: torch.dtype,
+        self, base: Tensor, num_sites: int, local: LocalSettings, mu: float, dtype: torch.dtype
     ) -> None:
-        (outs, ins), (num_sites, most_rows) = base.shape, shape
-        self._local, self._mu = local, mu
+        self._local, self._mu, self._num_sites = local, mu, num_sites
         self._base = base.to(dtype)
-        self._rows = base.new_empty((num_sites, most_rows, ins), dtype=dtype)
-        self._slopes = base.new_zeros((num_sites, most_rows, outs), dtype=dtype)
-        self._products = base.new_zeros((num_sites, most_rows, outs))
-        self._gram = base.new_zeros((num_sites, most_rows, most_rows))
+        self._steps: list[_Step] = []
         # W = a W0 + sum_i c_i g_i x_i', and its speed under momentum, b W0 + sum_i v_i g_i x_i'.
+        # All rows of a step have one c; all sites that did a step have the same.
         self._a, self._b = 1.0, 0.0
-        self._c, self._v = np.zeros(most_rows), np.zeros(most_rows)
-        self._first = self._end = 0
-        self._number = 0
-        self._finished: dict[int, tuple[float, Float64, int]] = {}
+        self._c, self._v = np.zeros(0), np.zeros(0)
+        self._finished: dict[int, tuple[float, Float64]] = {}
 
     def forward(self, rows: Tensor) -> Tensor:
         """Products of the first A sites' rows ``(A, B, F)`` with their weights, ``(A, B, O)``."""
-        active, size = rows.shape[:2]
-        self._first, self._end = self._end, self._end + size
-        old, new = slice(0, self._first), slice(self._first, self._end)
-        self._rows[:active, new] = rows
-        self._rows[active:, new] = 0
-        rows = self._rows[:active, new]
-        products = unflatten(torch.mm(rows.flatten(0, 1), self._base.t()), 0, (active, size))
-        self._products[:active, new] = products
-        likeness = torch.bmm(rows, self._rows[:active, : self._end].transpose(1, 2))
-        self._gram[:active, new, : self._end] = likeness.float()
-        sums = self._a * products.float()
-        if self._first:
-            # Twice, for the two halves of a symmetric matrix of which this fills the lower one.
-            self._gram[:active, new, old] *= 2
-            earlier = likeness[..., : self._first] * self._coefficients()
-            sums += torch.bmm(earlier, self._slopes[:active, old]).float()
+        active = len(rows)
+        products = unflatten(
+            torch.mm(rows.flatten(0, 1), self._base.t()), 0, rows.shape[:2]
+        ).float()
+        sums = self._a * products
+        grams = []
+        for step, coefficient in zip(self._steps, self._c.tolist(), strict=True):
+            likeness = torch.bmm(rows, step.rows[:active].transpose(1, 2))
+            grams.append(likeness.float())
+            sums += coefficient * torch.bmm(likeness, step.slopes[:active]).float()
+        grams.append(torch.bmm(rows, rows.transpose(1, 2)).float())
+        self._steps.append(_Step(rows, products, grams))
         return sums
 
     def backward(self, slopes: Tensor, *, needed: bool) -> Tensor | None:
@@ -181,84 +169,91 @@ class WideLayer:
         Returns:
             The slopes at the rows, ``(A, B, F)``; None when not ``needed``.
         """
-        active = len(slopes)
-        self._slopes[:active, self._first : self._end] = slopes
+        slopes = slopes.to(self._base.dtype)
+        self._steps[-1].slopes = slopes
         if not needed:
             return None
-        slopes = self._slopes[:active, self._first : self._end]
         inner = unflatten(torch.mm(slopes.flatten(0, 1), self._base), 0, slopes.shape[:2])
         if self._a != 1:
             inner *= self._a
-        if self._first:
-            old = slice(0, self._first)
-            likeness = torch.bmm(slopes, self._slopes[:active, old].transpose(1, 2))
-            inner.baddbmm_(likeness * self._coefficients(), self._rows[:active, old])
+        for step, coefficient in zip(self._steps[:-1], self._c.tolist(), strict=True):
+            likeness = torch.bmm(slopes, step.slopes[: len(slopes)].transpose(1, 2))
+            inner.baddbmm_(likeness, step.rows[: len(slopes)], alpha=coefficient)
         return inner
 
     def step(self) -> None:
         """SGD's step with weight decay, FedProx and momentum, on the scalars."""
         local, mu = self._local, self._mu
         decay, rate = local.weight_decay, local.learning_rate
-        new = slice(self._first, self._end)
         self._b = local.momentum * self._b + mu * (self._a - 1) + decay * self._a
-        self._v = local.momentum * self._v + (mu + decay) * self._c
-        self._v[new] = 1.0
+        speeds = local.momentum * self._v + (mu + decay) * self._c
+        self._v = np.append(speeds, 1.0)
         self._a -= rate * self._b
-        self._c -= rate * self._v
-        self._number += 1
-        self._finished[self._number] = (self._a, self._c.copy(), self._end)
+        self._c = np.append(self._c, 0.0) - rate * self._v
+        self._finished[len(self._steps)] = (self._a, self._c)
 
     def finish(self, done: Ints) -> "WideUpdates":
         """The change of each site's weight; ``done`` is how many steps each did, (S,)."""
-        chosen = [self._finished[int(count)] for count in done]
-        coefficients = np.zeros((len(done), self._end))
-        for row, (_, own, end) in zip(coefficients, chosen, strict=True):
-            row[:end] = own[:end]
-        on, end = self._base.device, self._end
+        coefficients = np.zeros((len(done), len(self._steps)))
+        scales = np.zeros(len(done))
+        for site, count in enumerate(done.tolist()):
+            scales[site] = self._finished[count][0] - 1
+            coefficients[site, :count] = self._finished[count][1]
+        on = self._base.device
         return WideUpdates(
             self._base,
-            torch.tensor([a - 1 for a, _, _ in chosen], dtype=torch.float32, device=on),
+            torch.from_numpy(scales).float().to(on),
             torch.from_numpy(coefficients).float().to(on),
-            self._rows[:, :end],
-            self._slopes[:, :end],
-            self._products[:, :end],
-            self._gram[:, :end, :end],
+            self._steps,
         )
 
-    def _coefficients(self) -> Tensor:
-        values = torch.from_numpy(self._c[: self._first])
-        return values.to(self._base.device, self._base.dtype)
+
+@dataclass(slots=True)
+class _Step:
+    """What one step of the first A sites leaves behind.
+
+    Attributes:
+        rows: x, (A, B, F).
+        products: W0 x, (A, B, O).
+        grams: products of the rows with those of each step up to this one, (A, B, B') each.
+        slopes: g, (A, B, O).
+    """
+
+    rows: Tensor
+    products: Tensor
+    grams: list[Tensor]
+    slopes: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 @dataclass(frozen=True, slots=True)
 class WideUpdates:
-    """The change of S sites' wide weight: ``scales[s] W0 + sum_i coefficients[s, i] g_i x_i'``.
+    """The change of S sites' wide weight: ``scales[s] W0 + sum_t coefficients[s, t] g_t' x_t``.
 
     Attributes:
         base: W0, (O, F).
         scales: (S,).
-        coefficients: (S, R); 0 for rows that a site does not have.
-        rows: x, (S, R, F).
-        slopes: g, (S, R, O).
-        products: W0 x, (S, R, O).
-        gram: lower half of the products of rows, with the parts below the steps' own blocks
-            doubled, (S, R, R).
+        coefficients: of each step, (S, T); 0 for steps that a site did not do.
+        steps: T steps, the sites of each a prefix of all.
     """
 
     base: Tensor
     scales: Tensor
     coefficients: Tensor
-    rows: Tensor
-    slopes: Tensor
-    products: Tensor
-    gram: Tensor
+    steps: Sequence[_Step]
 
     def squares(self) -> Tensor:
         """Squared length of each site's change, (S,), from products that are there already."""
-        weighted = self.slopes.float() * self.coefficients.unsqueeze(2)
-        likeness = torch.bmm(weighted, weighted.transpose(1, 2))
-        outer = (likeness * self.gram).double().sum((1, 2))
-        mixed = (weighted * self.products).double().sum((1, 2))
+        outer = torch.zeros_like(self.scales, dtype=torch.float64)
+        mixed = torch.zeros_like(outer)
+        for number, step in enumerate(self.steps):
+            active, slopes = len(step.rows), step.slopes.float()
+            own = self.coefficients[:active, number].double()
+            mixed[:active] += own * (slopes * step.products).double().sum((1, 2))
+            for other, gram in enumerate(step.grams):
+                likeness = torch.bmm(slopes, self.steps[other].slopes[:active].float().mT)
+                # Twice, for the two halves of a symmetric matrix; its diagonal blocks once.
+                factor = own * self.coefficients[:active, other] * (1 if other == number else 2)
+                outer[:active] += factor * (likeness * gram).double().sum((1, 2))
         base = torch.linalg.vector_norm(self.base.float(), dtype=torch.float64).square()
         scales = self.scales.double()
         squares: Tensor = outer + 2 * scales * mixed + scales.square() * base
@@ -266,12 +261,21 @@ class WideUpdates:
 
     def weighted_sum(self, weights: Tensor) -> Tensor:
         """Sum over the sites of weight != 0, float32 (O, F); ``weights`` is float32 (S,)."""
-        chosen = weights.nonzero().squeeze(1)
-        factors = self.coefficients[chosen] * weights[chosen].unsqueeze(1)
-        weighted = (self.slopes[chosen] * factors.unsqueeze(2)).to(self.rows.dtype)
-        found = torch.mm(weighted.flatten(0, 1).t(), self.rows[chosen].flatten(0, 1)).float()
+        found = self.base.new_zeros(self.base.shape, dtype=torch.float32)
+        chosen = weights != 0
+        for number, step in enumerate(self.steps):
+            active = len(step.rows)
+            own, rows, slopes = chosen[:active], step.rows, step.slopes
+            factors = (self.coefficients[:active, number] * weights[:active])[own]
+            if not own.all():
+                rows, slopes = rows[own], slopes[own]
+            weighted = (slopes * factors.view(-1, 1, 1)).to(rows.dtype).flatten(0, 1)
+            if rows.dtype == found.dtype:
+                found.addmm_(weighted.t(), rows.flatten(0, 1))
+            else:
+                found += torch.mm(weighted.t(), rows.flatten(0, 1)).float()
         if self.scales.any():
-            found += (self.scales[chosen] * weights[chosen]).sum() * self.base.float()
+            found += (self.scales * weights)[chosen].sum() * self.base.float()
         return found
 
 
@@ -349,7 +353,7 @@ class _Trunk:
     def forward(self, weights: Mapping[str, Tensor], inputs: Tensor) -> Tensor:
         """Rows (A, B, F) for the wide layer, from inputs (A, B, C, *S) or (A, B, N)."""
         if not self.names:
-            return inputs.flatten(2)
+            return inputs.flatten(2).to(self._dtype)
         self._outputs, self._leaves = [], []
         for site, images in enumerate(inputs.to(self._dtype)):
             leaves = {n: weights[n][site].to(self._dtype).requires_grad_() for n in self.names}

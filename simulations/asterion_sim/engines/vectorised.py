@@ -58,7 +58,7 @@ class Vectorised:
             ):
                 outputs = self._network(dict(zip(names, own, strict=True)), batch.batch.inputs)
             losses = task.loss(outputs.float(), batch.batch, plan)
-            gradients = torch.autograd.grad(losses.sum(), own)
+            gradients = torch.autograd.grad(losses, own, torch.ones_like(losses))
             self._optimiser.step([w.detach() for w in own], gradients, number)
             totals[: batch.active] += losses.detach()
         for weight, anchor in zip(weights, anchors, strict=True):
