@@ -145,11 +145,11 @@ def _seconds_a_step(engine: Engine, plan: Plan, sites: Sequence[SiteData], order
         local = plan.local.model_copy(update={"unit": "steps", "amount": count})
         short = plan.model_copy(update={"local": local})
         train = _trainer(engine, short, chunk, device)
-        for _ in range(2):  # the first reads the data and compiles the kernels
-            started = _now(device)
-            train(replace(order, plan=short, evaluate=False))
-            found = (_now(device) - started) / (count * len(chunk))
-    return found
+        trial = replace(order, plan=short, evaluate=False)
+        train(trial)  # reads the data and makes the kernels
+        started = _now(device)
+        train(trial)
+        return (_now(device) - started) / (count * len(chunk))
 
 
 def _trainer(
