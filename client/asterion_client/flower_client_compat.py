@@ -39,9 +39,6 @@ from flwr.supernode.runtime.run_clientapp import (
 )
 
 Work = Callable[[Message, Context], Message]
-PULL_SECONDS = 600.0
-"""How long the runner waits for the whole of a message that its SuperNode has announced."""
-
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _COMPONENT = "flwr-clientapp"
 SUPERNODE_NUMBER = re.compile(r"SuperNode ID: (\d+)")
@@ -67,14 +64,15 @@ class TaskSource:
     Args:
         address: ``127.0.0.1:port`` of the SuperNode.
         secret_file: the secret shared with it.
+        message_seconds: how long to wait for the rest of a message that it has announced.
     """
 
-    def __init__(self, address: str, secret_file: Path) -> None:
+    def __init__(self, address: str, secret_file: Path, message_seconds: float) -> None:
         secret = load_superexec_auth_secret(str(secret_file))
         if secret is None:
             msg = f"{secret_file} holds no secret"
             raise ValueError(msg)
-        self._address = address
+        self._address, self._message_seconds = address, message_seconds
         # No retries here: the runner's own loop asks again, and it must notice a dead SuperNode.
         self._client = RuntimeHttpClient.from_server_address(
             server_address=address,
@@ -108,7 +106,7 @@ class TaskSource:
         heartbeat.start()
         context, ending = None, SubStatus.FAILED
         try:
-            with _ends_if_stuck(PULL_SECONDS):
+            with _ends_if_stuck(self._message_seconds):
                 message, context, _, _ = pull_task_input(client)
             push_message(client, work(message, context), context)
             ending = SubStatus.COMPLETED

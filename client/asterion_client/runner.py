@@ -18,6 +18,7 @@ from asterion_client.app import SITE_VARIABLE, app
 from asterion_client.daemon import READY
 from asterion_client.egress import LOG, describe
 from asterion_client.flower_client_compat import TaskSource
+from asterion_client.settings import read_site_settings
 from asterion_shared.child_process import watch_parent
 
 POLL_SECONDS = 0.25
@@ -57,7 +58,9 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     _load()
     LOG.info(READY)
-    serve(TaskSource(given.runtime, given.secret), stop)
+    connection = read_site_settings(given.site).connection
+    assert connection is not None  # noqa: S101  # the daemon starts no runner without one
+    serve(TaskSource(given.runtime, given.secret, connection.message_seconds), stop)
 
 
 def _load() -> None:

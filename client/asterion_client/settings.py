@@ -65,6 +65,10 @@ class ConnectionSettings(Settings):
     private_key: str
     """The site's own private key (mode 0600), relative to ``site.toml``; it never leaves."""
 
+    message_seconds: Annotated[float, Field(ge=10, le=86_400)] = 600.0
+    """How long the site waits for the rest of a message that has begun to arrive. It never comes
+    when a run is stopped in that moment; a slow line needs time for a large model."""
+
 
 class ComputeSettings(Settings):
     """What the site computes with."""

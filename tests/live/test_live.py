@@ -147,7 +147,10 @@ def write_site(folder: Path, name: str, size: int, kit: Path) -> None:
         shutil.copy(kit / file, folder / file)
     (folder / "site.toml").write_text(
         f'name = "{name}"\ntask = "classification"\n[data]\nformat = "table"\n'
-        f'folder = "{PATIENT}"\n\n' + (kit / "connection.toml").read_text()
+        f'folder = "{PATIENT}"\n\n'
+        + (kit / "connection.toml").read_text()
+        # A run that is stopped in the middle of a message leaves its rest behind for ever.
+        + "message_seconds = 30\n"
     )
 
 

@@ -2,7 +2,6 @@
 
 import io
 import re
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,22 +156,6 @@ def test_a_line_of_a_round_counts_many_absences(make_result: Make) -> None:
     round_ = RoundResult(round=1, asked=tuple(outcomes), outcomes=outcomes)
     line = round_line(round_, "segmentation", 3)
     assert line.endswith("missing: 8 late (s0, s1, s2 and 5 more)[/]")
-
-
-@pytest.mark.parametrize("cohort", [50, 1000])
-def test_time_grows_no_faster_than_the_run(make_result: Make, tmp_path: Path, cohort: int) -> None:
-    def seconds(num_sites: int) -> float:
-        result = large(make_result, num_sites, 20, cohort * num_sites // 1000)
-        began = time.process_time()
-        write_report(result, tmp_path / "r.html")
-        final_table(result)
-        headline(result)
-        return time.process_time() - began
-
-    seconds(100)  # imports and templates
-    small = min(seconds(250) for _ in range(3))
-    # Eight times the sites; quadratic work would take 64 times as long.
-    assert seconds(2000) < 24 * small + 0.1
 
 
 def test_the_section_on_the_simulation(make_result: Make, plan: Plan, tmp_path: Path) -> None:
