@@ -78,7 +78,6 @@ class SharedBase:
         self._optimiser.begin(list(own.values()), [anchors[name] for name in self._names])
         wide = WideLayer(
             self._trunk.arranged(anchors[f"{self._wide}.weight"]),
-            len(chunk),
             self._plan.local,
             self._plan.algorithm.mu,
             self._dtype,
@@ -129,16 +128,13 @@ class WideLayer:
 
     Args:
         base: the common weight W0, ``(O, F)``.
-        num_sites: S.
         local: the rates of SGD.
         mu: strength of FedProx's pull.
         dtype: of the large products.
     """
 
-    def __init__(
-        self, base: Tensor, num_sites: int, local: LocalSettings, mu: float, dtype: torch.dtype
-    ) -> None:
-        self._local, self._mu, self._num_sites = local, mu, num_sites
+    def __init__(self, base: Tensor, local: LocalSettings, mu: float, dtype: torch.dtype) -> None:
+        self._local, self._mu = local, mu
         self._base = base.to(dtype)
         self._steps: list[_Step] = []
         # W = a W0 + sum_i c_i g_i x_i', and its speed under momentum, b W0 + sum_i v_i g_i x_i'.
