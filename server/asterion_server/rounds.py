@@ -36,7 +36,7 @@ from asterion_shared.messages import (
     Phase,
     Report,
 )
-from asterion_shared.parameters import Layout, Vector, to_bytes
+from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.result import (
     FinalModel,
@@ -254,8 +254,8 @@ class _Loop:
         self._require_quorum(number)
         before = self.weights
         self.weights = self.step.finish(number, before)
-        length = float(np.linalg.norm(self.weights.astype(np.float64) - before))
-        self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": length})
+        norm = length(self.weights.astype(np.float64) - before)
+        self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
 
     def _trained(
@@ -289,7 +289,7 @@ class _Loop:
             return _outcome(answer)
         norm, update = answer.update_norm, answer.update
         if update is not None:
-            norm = float(np.linalg.norm(update.astype(np.float64)))
+            norm = length(update)
             factor = clip_factor(self.plan, norm)
             if factor < 1:
                 update = (factor * update).astype(np.float32)

@@ -161,6 +161,15 @@ def write_kept(model: nn.Module, layout: Layout, kept: Kept) -> None:
             state[tensor.name].copy_(torch.from_numpy(np.asarray(kept[tensor.name])))
 
 
+def length(vector: npt.NDArray[np.floating[Any]]) -> float:
+    """Euclidean length, summed in float64; 0 for an empty vector, not finite if a number is not.
+
+    Not by ``numpy.linalg.norm``: its BLAS wakes a thread on every core, and they keep the cores
+    busy for longer than the sum takes.
+    """
+    return math.sqrt(np.square(vector, dtype=np.float64).sum())
+
+
 def to_bytes(vector: Vector, layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
     """The shared tensors as safetensors, by name; equal input gives equal bytes.
 

@@ -13,7 +13,7 @@ from asterion_shared.messages import (
     Order,
     PartialFold,
 )
-from asterion_shared.parameters import Vector
+from asterion_shared.parameters import Vector, length
 from asterion_shared.randomness import stream
 from asterion_sim.faults import UPDATE_KINDS, Fault, FaultSchedule
 
@@ -165,5 +165,4 @@ def changed_update(update: Vector, fault: Fault, draws: np.random.Generator) -> 
     if fault.wrong == "sign_flipped":
         return -update
     noise = draws.standard_normal(len(update))
-    length = np.linalg.norm(update.astype(np.float64))
-    return (noise * (length / np.linalg.norm(noise))).astype(np.float32)
+    return (noise * (length(update) / length(noise))).astype(np.float32)

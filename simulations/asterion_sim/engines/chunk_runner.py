@@ -14,7 +14,7 @@ from asterion_shared.cases import SiteData
 from asterion_shared.errors import DataProblemError, OrderRefusedError
 from asterion_shared.messages import Answer, NoReport, Order, PartialFold, Report
 from asterion_shared.metrics import Statistic
-from asterion_shared.parameters import write_vector
+from asterion_shared.parameters import length, write_vector
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.engines.choice import DTYPES, Engine, KernelName
@@ -104,7 +104,7 @@ class ChunkRunner:
             answer = self.answer(order, name)
             if isinstance(answer, Report) and answer.update is not None:
                 update = answer.update.astype(np.float64)
-                norm = float(np.linalg.norm(update))
+                norm = length(update)
                 weight = weight_of(self._plan, answer.num_examples, times[name])
                 total += weight * clip_factor(self._plan, norm) * update
                 sum_of_weights += weight

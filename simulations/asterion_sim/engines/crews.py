@@ -19,8 +19,11 @@ from typing import Any, Protocol
 
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import EngineFailedError, MissingExtraError
+from asterion_shared.parameters import layout_of
 from asterion_shared.plan import Plan
+from asterion_shared.tasks import initial_model
 from asterion_sim.engines.chunk_runner import ChunkRunner
+from asterion_sim.engines.forked_memory import Sheet, sheets
 
 Job = tuple[str, tuple[Any, ...]]
 """A method of :class:`ChunkRunner` and what it takes after the order."""
@@ -89,11 +92,15 @@ class Processes:
     def __init__(self, posting: Posting, workers: int) -> None:
         forks = sys.platform == "linux" and posting.device == "cpu"
         context: Any = multiprocessing.get_context("fork" if forks else "spawn")
+        self._sheets: Sequence[Sheet | None] = (
+            sheets(_num_weights(posting.plan), workers) if forks else [None] * workers
+        )
         self._lines: list[Connection] = []
         self._processes = []
-        for number in range(workers):
+        for number, sheet in enumerate(self._sheets):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_serve, args=(posting, number, theirs), daemon=True)
+            given = (posting, number, theirs, sheet)
+            process = context.Process(target=_serve, args=given, daemon=True)
             process.start()
             theirs.close()
             self._lines.append(ours)
@@ -105,8 +112,9 @@ class Processes:
         Raises:
             EngineFailedError: a worker died, or failed with an error that is not a site's own.
         """
-        for line in self._lines:
-            line.send(("order", order))
+        by_line = dict(zip(self._lines, self._sheets, strict=True))
+        for line, sheet in by_line.items():
+            line.send(("order", order if sheet is None else sheet.put_order(order)))
         waiting, working = list(range(len(jobs))), dict[Connection, int]()
         for line in self._lines:
             _hand_out(line, waiting, working, jobs)
@@ -115,7 +123,8 @@ class Processes:
             while number not in done:
                 ready: list[Any] = wait(list(working))
                 for line in ready:
-                    done[working.pop(line)] = _received(line)
+                    result, sheet = _received(line), by_line[line]
+                    done[working.pop(line)] = result if sheet is None else sheet.get(result)
                     _hand_out(line, waiting, working, jobs)
             yield done.pop(number)
 
@@ -206,6 +215,10 @@ class _RayWorker:
         return getattr(self._runner, method)(order, *values)
 
 
+def _num_weights(plan: Plan) -> int:
+    return layout_of(initial_model(plan), plan.parameters).size
+
+
 def _hand_out(
     line: Connection, waiting: list[int], working: dict[Connection, int], jobs: Sequence[Job]
 ) -> None:
@@ -226,7 +239,7 @@ def _received(line: Connection) -> Any:
     return value
 
 
-def _serve(posting: Posting, number: int, line: Connection) -> None:
+def _serve(posting: Posting, number: int, line: Connection, sheet: Sheet | None) -> None:
     """A worker process: takes orders and jobs until the line is closed."""
     runner = posting.runner(number)
     order = None
@@ -238,11 +251,12 @@ def _serve(posting: Posting, number: int, line: Connection) -> None:
         if kind == "stop":
             return
         if kind == "order":
-            order = value
+            order = value if sheet is None else sheet.get_order(value)
             continue
         method, values = value
         try:
-            line.send(("done", getattr(runner, method)(order, *values)))
+            result = getattr(runner, method)(order, *values)
+            line.send(("done", result if sheet is None else sheet.put(result)))
         except KeyboardInterrupt:
             return
         except Exception:  # told to the parent, which ends the run with it
