@@ -57,7 +57,8 @@ class Trunk:
         self.names = [name for name, _ in layers.named_parameters()]
         with torch.no_grad():
             probe = torch.zeros(1, len(plan.data.channels), *plan.data.patch_size)
-            self._channels, *self._sides = layers(probe).shape[1:] if self.names else (0,)
+            grid: tuple[int, ...] = tuple(layers(probe).shape[1:]) if self.names else (0,)
+        self._channels, self._sides = grid[0], grid[1:]
         learns = [bool(list(layer.parameters())) for _, layer in self._layers]
         self._first = learns.index(True) if self.names else 0
         self._low: dict[str, Tensor] = {}
