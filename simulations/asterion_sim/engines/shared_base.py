@@ -28,7 +28,7 @@ from asterion_sim.engines.stacked_network import StackedNetwork
 from asterion_sim.engines.stacked_optimiser import StackedOptimiser
 from asterion_sim.engines.step_batches import longest_first, step_batches
 from asterion_sim.engines.trunk import Trunk, is_known
-from asterion_sim.engines.vectorised import StackedUpdates, anchors_of, require_batchable
+from asterion_sim.engines.vectorised import StackedUpdates, anchors_of, require_batchable, sums_of
 from asterion_sim.engines.wide_layer import WideLayer, WideUpdates
 
 
@@ -79,7 +79,7 @@ class SharedBase:
             self._plan.algorithm.mu,
             self._dtype,
         )
-        totals = torch.zeros(len(chunk), dtype=torch.float64, device=self._device)
+        losses: list[Tensor] = []
         batches = step_batches(self._plan, order.round, chunk, done, self._device)
         for number, batch in enumerate(batches):
             weights = {name: w[: batch.active].detach() for name, w in own.items()}
@@ -87,19 +87,25 @@ class SharedBase:
             products = wide.forward(rows).requires_grad_()
             late = {name: weights[name].requires_grad_() for name in (self._bias, *self._late)}
             sums = products + late[self._bias].unsqueeze(1)
-            losses = task.loss(self._head(late, sums), batch.batch, self._plan)
-            slopes, *gradients = torch.autograd.grad(losses.sum(), [products, *late.values()])
+            self._head.load(late)
+            loss = task.loss(self._head(sums), batch.batch, self._plan)
+            slopes, *gradients = torch.autograd.grad(loss.sum(), [products, *late.values()])
             inner = wide.backward(slopes, needed=bool(self._trunk.names))
             gradients = [*self._trunk.backward(inner), *gradients]
             self._optimiser.step([w.detach() for w in weights.values()], gradients, number)
             wide.step()
-            totals[: batch.active] += losses.detach()
+            losses.append(loss.detach())
         for name in self._names:
             own[name] -= anchors[name]
-        return self._trained(own, wide, places, done, totals)
+        return self._trained(own, wide, places, done, losses)
 
     def _trained(
-        self, own: Mapping[str, Tensor], wide: WideLayer, places: Ints, done: Ints, totals: Tensor
+        self,
+        own: Mapping[str, Tensor],
+        wide: WideLayer,
+        places: Ints,
+        done: Ints,
+        losses: list[Tensor],
     ) -> Trained:
         given = np.argsort(places)
         offsets = {tensor.name: tensor.offset for tensor in self._layout.shared}
@@ -115,7 +121,8 @@ class SharedBase:
             self._trunk,
             given,
         )
-        return Trained(done[given], (totals.cpu().numpy() / done)[given], updates.norms(), updates)
+        means = sums_of(losses, len(done)) / done
+        return Trained(done[given], means[given], updates.norms(), updates)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,23 +69,30 @@ class StackedNetwork:
     def __init__(self, model: nn.Module) -> None:
         self._dense = not any(isinstance(m, _CONVOLUTIONS + _TRANSPOSED) for m in model.modules())
         self._layers: dict[str, _Layer] = {}
+        self._num_sites = 0
         # In a container of one, so that a network that is a single layer is swapped like others.
         self._model = nn.Sequential(copy.deepcopy(model)).train()
         self._swap(self._model, "")
 
-    def __call__(self, weights: Weights, inputs: Tensor) -> Tensor:
+    def load(self, weights: Weights) -> None:
+        """Use these from now on: all of the network's, stacked."""
+        for name, layer in self._layers.items():
+            layer.weights = {k: weights[f"{name}{k}"] for k in layer.names}
+
+    def __call__(self, inputs: Tensor) -> Tensor:
         """Outputs of all sites.
 
         Args:
-            weights: all of the network's, stacked.
-            inputs: ``(S, B, C, *spatial)``, or ``(S, B, N)``.
+            inputs: ``(S, B, C, *spatial)``, or ``(S, B, N)``, of as many sites as the weights.
 
         Returns:
             ``(S, B, K, ...)``, what each site's own network would give for its inputs.
         """
         num_sites = len(inputs)
-        for name, layer in self._layers.items():
-            layer.set(num_sites, {k: weights[f"{name}{k}"] for k in layer.names})
+        if num_sites != self._num_sites:
+            for layer in self._layers.values():
+                layer.num_sites = num_sites
+            self._num_sites = num_sites
         if self._dense:
             outputs: Tensor = self._model(inputs)
             return outputs
@@ -151,16 +158,13 @@ def _why(layer: nn.Module) -> str:
 
 
 class _Layer(nn.Module):
-    """A layer of S sites; the stacked weights are set before each pass."""
+    """A layer of S sites; their number and the stacked weights are set before a pass."""
 
     def __init__(self, layer: nn.Module | None = None) -> None:
         super().__init__()
         self.names = () if layer is None else tuple(n for n, _ in layer.named_parameters())
         self.weights: Weights = {}
         self.num_sites = 0
-
-    def set(self, num_sites: int, weights: Weights) -> None:
-        self.num_sites, self.weights = num_sites, weights
 
     def flat(self, name: str) -> Tensor | None:
         """A weight with its sites side by side along the first axis; None if there is none."""
@@ -231,27 +235,36 @@ class _Dense(_Layer):
         if torch.is_autocast_enabled(device):
             dtype = torch.get_autocast_dtype(device)
             inputs, weight = inputs.to(dtype), weight.to(dtype)
-        found: Tensor = _Product.apply(inputs, weight)  # type: ignore[no-untyped-call]
-        return found + self.weights["bias"].unsqueeze(1) if "bias" in self.weights else found
+        bias = self.weights.get("bias")
+        found: Tensor = _Product.apply(inputs, weight, bias)  # type: ignore[no-untyped-call]
+        return found
 
 
 class _Product(torch.autograd.Function):
-    """``x @ w'`` for each site; its gradient has the memory order of the weight.
+    """``x @ w' + b`` for each site; the weight's slope has the memory order of the weight.
 
     torch's own is a transposed view, which every later step would read across its rows.
     """
 
     @staticmethod
-    def forward(ctx: Any, inputs: Tensor, weight: Tensor) -> Tensor:
+    def forward(ctx: Any, inputs: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(inputs, weight)
-        return torch.bmm(inputs, weight.transpose(1, 2))
+        ctx.has_bias = bias is not None
+        found = torch.bmm(inputs, weight.transpose(1, 2))
+        if bias is None:
+            return found
+        # In bfloat16 the sum is float32, the bias's own.
+        wide = bias.unsqueeze(1)
+        return found.add_(wide) if found.dtype == wide.dtype else found + wide
 
     @staticmethod
-    def backward(ctx: Any, *slopes_of_outputs: Tensor) -> tuple[Tensor | None, Tensor]:
+    def backward(ctx: Any, *slopes_of_outputs: Tensor) -> tuple[Tensor | None, ...]:
         (slopes,) = slopes_of_outputs
         inputs, weight = ctx.saved_tensors
+        by_bias = slopes.sum(1) if ctx.has_bias else None
+        slopes = slopes.to(weight.dtype)
         inner = torch.bmm(slopes, weight) if ctx.needs_input_grad[0] else None
-        return inner, torch.bmm(slopes.transpose(1, 2), inputs)
+        return inner, torch.bmm(slopes.transpose(1, 2), inputs), by_bias
 
 
 class _ReLU(_Layer):

@@ -25,7 +25,6 @@ from asterion_shared.tasks.batches import (
 )
 from asterion_sim.case_arrays import CaseArrays, case_arrays
 from asterion_sim.engines.kernel import Ints
-from asterion_sim.engines.shapes import unflatten
 
 
 def num_steps(plan: Plan, cases: CaseList) -> int:
@@ -85,22 +84,36 @@ def _gathered(
     """From arrays in memory: one gather a step for all sites."""
     whole, rows = _side_by_side(arrays)
     positions = _positions(plan, round_, sites, [len(own) for own in rows], steps)
-    for step in range(int(steps[0])):
-        active = int((steps > step).sum())
-        chosen = [own[place[step]] for own, place in zip(rows[:active], positions, strict=False)]
-        sizes = [part.size for part in chosen]
-        longest = max(sizes)
-        ragged = min(sizes) < longest
-        if ragged:
-            chosen = [np.concatenate([p, np.repeat(p[:1], longest - p.size)]) for p in chosen]
-        batch = whole.batch(plan, torch.from_numpy(np.concatenate(chosen)))
-        shape = (active, longest)
-        weights = unflatten(batch.weights, 0, shape)
-        if ragged:
+    for step, active in enumerate(_active(steps)):
+        chosen, sizes = _chosen(rows[:active], positions, step)
+        batch = whole.batch(plan, torch.from_numpy(chosen.reshape(-1)))
+        inputs, targets, weights = (
+            part.view(*chosen.shape, *part.shape[1:])
+            for part in (batch.inputs, batch.targets, batch.weights)
+        )
+        if sizes is not None:
             for own, size in zip(weights, sizes, strict=True):
                 own[size:] = 0
-        inputs, targets = unflatten(batch.inputs, 0, shape), unflatten(batch.targets, 0, shape)
         yield StepBatch(active, Batch(inputs, targets, weights))
+
+
+def _active(steps: Ints) -> list[int]:
+    """How many of the sites, the longest first, do each step."""
+    return [int(count) for count in (steps[:, None] > np.arange(steps[0])).sum(0)]
+
+
+def _chosen(
+    rows: Sequence[Ints], positions: Sequence[list[Ints]], step: int
+) -> tuple[Ints, list[int] | None]:
+    """Rows that the sites take in a step, (A, B), and their numbers where not all are B."""
+    places = [own[step] for own in positions[: len(rows)]]
+    sizes = [place.size for place in places]
+    longest = max(sizes)
+    chosen = np.empty((len(rows), longest), np.int64)
+    for line, own, place in zip(chosen, rows, places, strict=True):
+        own.take(place, out=line[: place.size])
+        line[place.size :] = line[0]
+    return chosen, None if min(sizes) == longest else sizes
 
 
 def _positions(
@@ -143,8 +156,7 @@ def _drawn(
 ) -> Iterator[StepBatch]:
     """By the hospital's own drawing of patches, site by site."""
     streams = [draw_batches(plan, site.train, draws_of(plan, round_, site.site)) for site in sites]
-    for step in range(int(steps[0])):
-        active = int((steps > step).sum())
+    for active in _active(steps):
         batches = [next(stream) for stream in streams[:active]]
         longest = max(len(batch.inputs) for batch in batches)
         yield StepBatch(

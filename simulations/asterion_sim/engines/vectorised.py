@@ -1,6 +1,7 @@
 """The vectorised engine: a chunk of sites trains as one batch, each with its own weights."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,24 +50,32 @@ class Vectorised:
         names, anchors = list(named), list(named.values())
         weights = self._stack(anchors, len(chunk))
         self._optimiser.begin(weights, anchors)
-        totals = torch.zeros(len(chunk), dtype=torch.float64, device=self._device)
+        losses: list[Tensor] = []
+        own: list[Tensor] = []
         batches = step_batches(plan, order.round, chunk, done, self._device)
         for number, batch in enumerate(batches):
-            own = [w[: batch.active].detach().requires_grad_() for w in weights]
-            with torch.autocast(
-                torch.device(self._device).type, self._dtype, self._dtype != torch.float32
-            ):
-                outputs = self._network(dict(zip(names, own, strict=True)), batch.batch.inputs)
-            losses = task.loss(outputs.float(), batch.batch, plan)
-            gradients = torch.autograd.grad(losses, own, torch.ones_like(losses))
-            self._optimiser.step([w.detach() for w in own], gradients, number)
-            totals[: batch.active] += losses.detach()
+            if not own or len(own[0]) != batch.active:
+                own = [w[: batch.active].requires_grad_() for w in weights]
+                self._network.load(dict(zip(names, own, strict=True)))
+            with self._lowered():
+                outputs = self._network(batch.batch.inputs)
+            loss = task.loss(outputs.float(), batch.batch, plan)
+            gradients = torch.autograd.grad(loss, own, torch.ones_like(loss))
+            self._optimiser.step(own, gradients, number)
+            losses.append(loss.detach())
         for weight, anchor in zip(weights, anchors, strict=True):
             weight -= anchor
         offsets = [tensor.offset for tensor in self._layout.shared]
         updates = StackedUpdates(weights, offsets, places, self._layout.size)
         given = np.argsort(places)
-        return Trained(done[given], (totals.cpu().numpy() / done)[given], updates.norms(), updates)
+        means = sums_of(losses, len(chunk)) / done
+        return Trained(done[given], means[given], updates.norms(), updates)
+
+    def _lowered(self) -> AbstractContextManager[object]:
+        """Activations and products in the engine's dtype, if that is not float32."""
+        if self._dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(torch.device(self._device).type, self._dtype)
 
     def _stack(self, anchors: Sequence[Tensor], num_sites: int) -> list[Tensor]:
         """The global weights once for each site; memory of an equal chunk is used again."""
@@ -131,6 +140,14 @@ def anchors_of(order: Order, layout: Layout, device: str) -> dict[str, Tensor]:
     assert order.weights is not None  # noqa: S101  # a train order has weights
     whole = torch.from_numpy(order.weights).to(device, copy=True)
     return {t.name: whole[t.offset : t.offset + t.size].view(t.shape) for t in layout.shared}
+
+
+def sums_of(losses: Sequence[Tensor], num_sites: int) -> Float64:
+    """Sum over the steps of each site's losses; a step has those of the first A sites, (A,)."""
+    sums = np.zeros(num_sites)
+    for loss in losses:
+        sums[: len(loss)] += loss.cpu().numpy()
+    return sums
 
 
 def require_batchable(plan: Plan, layout: Layout) -> None:
