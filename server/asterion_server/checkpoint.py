@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import safetensors
 import safetensors.numpy
 
-from asterion_server.round_log import append_rounds, read_rounds
+from asterion_server.round_log import FinalRounds, logged, read_final
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.files import write_atomically
 from asterion_shared.parameters import Vector
@@ -16,6 +18,8 @@ from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult, SiteSummary
 
 LOG = "rounds.jsonl"
+SITES, PENDING, LAST = "text/sites", "text/pending", "text/last"
+FORMAT = 2
 STRATEGY_PREFIX = "strategy/"
 
 
@@ -29,8 +33,8 @@ class Checkpoint:
         round: last finished round; 0 after the count.
         weights: global weights after it.
         strategy: arrays of a stock Flower strategy, by name; empty for our own step.
-        rounds: results so far, round 0 first. All but the last stand in ``rounds.jsonl``.
-        log_bytes: how much of that file holds; :func:`store` and :func:`load_latest` tell.
+        last: the result of that round, which may still gain its metrics.
+        final: the rounds before it; :func:`store` moves them to ``rounds.jsonl``.
         cohort: how a simulation forms its numbers; empty when live.
         sites: what each site said of its data, as :func:`sites_text` writes it: thousands of
             sites seldom change from round to round.
@@ -41,14 +45,12 @@ class Checkpoint:
     plan_sha256: str
     round: int
     weights: Vector
-    rounds: tuple[RoundResult, ...]
+    last: RoundResult
     sites: str
     started: str
     strategy: dict[str, Vector] = field(default_factory=dict)
     cohort: dict[str, str | int] = field(default_factory=dict)
-    log_bytes: int = 0
-    logged: int = 0
-    """Rounds that stand in the first ``log_bytes``."""
+    final: FinalRounds = field(default_factory=FinalRounds)
 
 
 def sites_text(sites: Iterable[SiteSummary]) -> str:
@@ -65,38 +67,43 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """Write a checkpoint atomically; the one before it is kept, older ones are removed.
 
     Returns:
-        The same with its log's new length, for the next one.
+        The same, with its final rounds where they are now.
 
     Raises:
         DiskProblemError: the disk is full or not writable; earlier checkpoints are untouched.
     """
-    final = checkpoint.rounds[checkpoint.logged : -1]
-    log_bytes = append_rounds(folder / LOG, checkpoint.log_bytes, final)
+    final = logged(checkpoint.final, folder / LOG)
     facts = {
+        "format": FORMAT,
         "run": checkpoint.run,
         "plan_sha256": checkpoint.plan_sha256,
         "round": checkpoint.round,
-        "log_bytes": log_bytes,
-        "last": checkpoint.rounds[-1].model_dump_json(),
+        "log_bytes": final.log_bytes,
         "started": checkpoint.started,
         "cohort": checkpoint.cohort,
     }
-    arrays = {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
-    data = safetensors.numpy.save(
-        arrays | {"weights": checkpoint.weights},
-        metadata={"facts": json.dumps(facts), "sites": checkpoint.sites},
-    )
+    texts = {
+        SITES: checkpoint.sites,
+        PENDING: final.pending,
+        LAST: checkpoint.last.model_dump_json(),
+    }
+    arrays: dict[str, npt.NDArray[np.generic]] = {"weights": checkpoint.weights}
+    # As bytes: in the metadata every quotation mark would be escaped, and back again.
+    arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
+    arrays |= {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
+    data = safetensors.numpy.save(arrays, metadata={"facts": json.dumps(facts)})
     write_atomically(folder / f"round-{checkpoint.round:06d}.safetensors", data)
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
-    return replace(checkpoint, log_bytes=log_bytes, logged=len(checkpoint.rounds) - 1)
+    return replace(checkpoint, final=final)
 
 
 def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
     """The newest checkpoint of a run, or None when there is none.
 
     Raises:
-        PlanMismatchError: the folder holds another run, or the same one with another plan.
+        PlanMismatchError: the folder holds another run, or the same one with another plan, or one
+            of another version.
     """
     newest = max(folder.glob("round-*.safetensors"), default=None)
     if newest is None:
@@ -105,6 +112,9 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
         metadata = file.metadata() or {}
         facts = json.loads(metadata["facts"])
         arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    if facts.get("format") != FORMAT:
+        msg = f"{newest} was written by another version of Asterion; choose another folder"
+        raise PlanMismatchError(msg)
     if (facts["run"], facts["plan_sha256"]) != (run, plan.sha256):
         msg = (
             f"{folder.parent} holds run {facts['run']!r} with plan {facts['plan_sha256'][:12]}, "
@@ -112,7 +122,7 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             "take back the change to the plan"
         )
         raise PlanMismatchError(msg)
-    earlier = read_rounds(folder / LOG, facts["log_bytes"])
+    texts = {name: arrays[name].tobytes().decode() for name in (SITES, PENDING, LAST)}
     return Checkpoint(
         run=run,
         plan_sha256=plan.sha256,
@@ -123,10 +133,14 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             for name, array in arrays.items()
             if name.startswith(STRATEGY_PREFIX)
         },
-        rounds=(*earlier, RoundResult.model_validate_json(facts["last"])),
-        sites=metadata["sites"],
+        last=RoundResult.model_validate_json(texts[LAST]),
+        final=FinalRounds(facts["log_bytes"], texts[PENDING]),
+        sites=texts[SITES],
         started=facts["started"],
         cohort=facts["cohort"],
-        log_bytes=facts["log_bytes"],
-        logged=len(earlier),
     )
+
+
+def rounds_of(checkpoint: Checkpoint, folder: Path) -> tuple[RoundResult, ...]:
+    """The results so far, round 0 first."""
+    return (*read_final(checkpoint.final, folder / LOG), checkpoint.last)

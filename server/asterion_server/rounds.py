@@ -18,10 +18,18 @@ from typing import Literal
 import numpy as np
 
 from asterion_server.central_step import CentralStep, central_step_of
-from asterion_server.checkpoint import Checkpoint, load_latest, read_sites, sites_text, store
+from asterion_server.checkpoint import (
+    Checkpoint,
+    load_latest,
+    read_sites,
+    rounds_of,
+    sites_text,
+    store,
+)
 from asterion_server.initial_weights import initial_weights
 from asterion_server.measured import Measured
 from asterion_server.report_check import check_report
+from asterion_server.round_log import FinalRounds
 from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.errors import QuorumLostError, ReportRejectedError, RunStoppedError
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
@@ -147,11 +155,12 @@ class _Loop:
         self.plan_sha256 = self.plan.sha256
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
-        found = load_latest(self.folder / "checkpoints", self.run, self.plan)
+        checkpoints = self.folder / "checkpoints"
+        found = load_latest(checkpoints, self.run, self.plan)
         self.started = _now()
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
-            self.rounds = {r.round: r for r in found.rounds}
+            self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
             self.sites = {s.name: s for s in read_sites(found.sites)}
             self.step.restore(found.strategy)
             self.stored = found
@@ -375,13 +384,14 @@ class _Loop:
             plan_sha256=self.plan_sha256,
             round=number,
             weights=self.weights,
-            rounds=tuple(self.rounds[n] for n in sorted(self.rounds)),
+            last=self.rounds[number],
+            final=FinalRounds()
+            if self.stored is None
+            else self.stored.final.followed_by(self.rounds[number - 1]),
             sites=self.sites_text,
             started=self.started,
             strategy=dict(self.step.state()),
             cohort=dict(self.cohort.settings()) if isinstance(self.cohort, FoldingCohort) else {},
-            log_bytes=self.stored.log_bytes if self.stored is not None else 0,
-            logged=self.stored.logged if self.stored is not None else 0,
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number

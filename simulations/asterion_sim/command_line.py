@@ -1,5 +1,6 @@
 """``asterion simulate``, ``asterion studies`` and ``asterion demo``."""
 
+import gc
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +83,8 @@ def run(
     wanted = read_plan(plan)
     wish = read_wish(engine, chunk=chunk, workers=workers, dtype=dtype, device=device)
     setting = _setting(wanted, sites, scenario, num_sites, quiet=as_json)
+    # What was imported and read lives as long as the run: it need not be searched for garbage.
+    gc.freeze()
     with RoundPrinter(as_json=as_json) as printer:
         simulate(
             wanted,
