@@ -136,6 +136,9 @@ class _Loop:
     participants: Participants
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
     plan_sha256: str = field(init=False)
+    folding: FoldingCohort | None = field(init=False)
+    """The cohort, if it can fold."""
+
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
@@ -153,6 +156,7 @@ class _Loop:
 
     def resume_or_begin(self, plan_folder: Path) -> None:
         self.plan_sha256 = self.plan.sha256
+        self.folding = self.cohort if isinstance(self.cohort, FoldingCohort) else None
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
         checkpoints = self.folder / "checkpoints"
@@ -164,8 +168,8 @@ class _Loop:
             self.sites = {s.name: s for s in read_sites(found.sites)}
             self.step.restore(found.strategy)
             self.stored = found
-            if isinstance(self.cohort, FoldingCohort):
-                self.cohort.restore(found.cohort)
+            if self.folding is not None:
+                self.folding.restore(found.cohort)
         self.emit(
             RunStarted(
                 run=self.run,
@@ -271,12 +275,12 @@ class _Loop:
         self, number: int, times: Mapping[str, int], *, evaluate: bool
     ) -> Iterator[Answer]:
         """One answer for each site; those of a partial fold are in the step's sum already."""
-        if not (self.step.linear and isinstance(self.cohort, FoldingCohort)):
+        if not self.step.linear or self.folding is None:
             yield from self._ask("train", number, tuple(times), evaluate=evaluate)
             return
         order = self._order("train", number, evaluate=evaluate)
         waiting = set(times)
-        for part in self.cohort.fold(order, times):
+        for part in self.folding.fold(order, times):
             if not isinstance(part, PartialFold):
                 if part.site in waiting:
                     waiting.remove(part.site)
@@ -391,7 +395,7 @@ class _Loop:
             sites=self.sites_text,
             started=self.started,
             strategy=dict(self.step.state()),
-            cohort=dict(self.cohort.settings()) if isinstance(self.cohort, FoldingCohort) else {},
+            cohort={} if self.folding is None else dict(self.folding.settings()),
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number

@@ -20,7 +20,10 @@ KEPT_BYTES = 2 * 2**30
 each time, so that memory does not grow without end with the number of sites."""
 
 MAPPED_BYTES = 128 * 2**20
-"""Memory-mapped data that may stay in memory."""
+"""Memory-mapped data of a large pool that may stay in memory."""
+
+WHOLE_BYTES = 256 * 2**20
+"""Size of a pool that may stay in memory as a whole."""
 
 Ints = npt.NDArray[np.int64]
 
@@ -89,8 +92,9 @@ class Pool:
         A page of a memory-mapped file that was read once counts as this process's memory until
         somebody wants it back, and then a run over many sites looks as large as its data.
         """
-        self._read_bytes += num_rows * (self.inputs.nbytes // max(1, len(self.inputs)))
-        if self._read_bytes < MAPPED_BYTES:
+        num_bytes = self.inputs.nbytes
+        self._read_bytes += num_rows * (num_bytes // max(1, len(self.inputs)))
+        if num_bytes <= WHOLE_BYTES or self._read_bytes < MAPPED_BYTES:
             return
         self._read_bytes = 0
         for array in (self.inputs, self.labels, self.masks):

@@ -16,13 +16,13 @@ from asterion_shared.messages import Answer, NoReport, Order, PartialFold, Repor
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import length, write_vector
 from asterion_shared.plan import Plan
+from asterion_shared.tasks.batches import require_usable
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.engines.choice import DTYPES, Engine, KernelName
 from asterion_sim.engines.freed_memory import keep_freed_memory
 from asterion_sim.engines.kernel import Kernel, Trained
 from asterion_sim.engines.products import fast_products
 from asterion_sim.engines.shared_base import SharedBase
-from asterion_sim.engines.step_batches import num_steps
 from asterion_sim.engines.vectorised import Vectorised
 
 BATCHED: Mapping[KernelName, Callable[[Plan, str, torch.dtype], Kernel]] = {
@@ -123,7 +123,7 @@ class ChunkRunner:
         for name in names:
             try:
                 statistics[name] = self._evaluated(order, name)
-                num_steps(self._plan, self._sites[name].train)
+                require_usable(self._plan, self._sites[name].train)
                 ready.append(name)
             except (OrderRefusedError, DataProblemError) as error:
                 found[name] = NoReport(site=name, outcome="refused", code=error.code, stage="train")
