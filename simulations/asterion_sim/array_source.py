@@ -139,6 +139,8 @@ def _is_test(
 
     A class keeps at least one unit to train on; its last one is never tested.
     """
+    if share == 0:
+        return np.zeros(len(rows), bool)
     groups = data.columns.get(_GROUP)
     keys = np.arange(len(rows)) if groups is None else groups[rows]
     _, first, unit_of = np.unique(keys, return_index=True, return_inverse=True)

@@ -211,8 +211,8 @@ def _parts(
     sizes = np.bincount(values)
     if settings.kind == "column":
         group_of_value = _join_values(settings.column, sizes, num_sites or len(sizes))
-        for group in range(int(group_of_value[-1]) + 1):
-            yield np.flatnonzero(group_of_value[values] == group), 1
+        for units in _members(group_of_value[values], int(group_of_value[-1]) + 1):
+            yield units, 1
         return
     each, left = divmod(num_sites or 0, len(sizes))
     if each == 0:
@@ -221,8 +221,8 @@ def _parts(
             where="num_sites", what=what, fix="give each value a site, or use kind = 'column'"
         )
     more = np.argsort(-sizes, kind="stable")[:left]
-    for value in range(len(sizes)):
-        yield np.flatnonzero(values == value), each + int(value in more)
+    for value, units in enumerate(_members(values, len(sizes))):
+        yield units, each + int(value in more)
 
 
 def _unit_values(name: str, columns: Mapping[str, Column], unit_of: Indices) -> Indices:
@@ -347,9 +347,13 @@ def _classes_table(
 def _by_site(site_of: Indices, num_sites: int) -> dict[str, Indices]:
     width = max(4, len(str(num_sites)))
     names = [f"site_{number:0{width}d}" for number in range(1, num_sites + 1)]
-    ends = np.cumsum(np.bincount(site_of, minlength=num_sites))
-    parts = np.split(np.argsort(site_of, kind="stable"), ends[:-1])
-    return dict(zip(names, parts, strict=True))
+    return dict(zip(names, _members(site_of, num_sites), strict=True))
+
+
+def _members(numbers: Indices, count: int) -> list[Indices]:
+    """Where each of 0 .. count - 1 stands in ``numbers``, in increasing order."""
+    ends = np.cumsum(np.bincount(numbers, minlength=count))
+    return np.split(np.argsort(numbers, kind="stable"), ends[:-1])
 
 
 def _check_fewest(settings: SplitSettings, units: Counts) -> None:

@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from asterion_shared.errors import PlanMismatchError
 from asterion_shared.parameters import (
     from_bytes,
     layout_of,
+    length,
     read_kept,
     read_vector,
     to_bytes,
@@ -82,3 +85,19 @@ def test_wrong_lengths_names_and_bytes_are_refused() -> None:
         from_bytes(to_bytes(np.zeros(3, np.float32), other), layout)
     with pytest.raises(PlanMismatchError, match="not safetensors"):
         from_bytes(b"\x80\x04pickle", layout)
+
+
+@given(st.lists(st.floats(-1e150, 1e150), max_size=40))
+def test_a_length_is_the_root_of_the_exactly_added_squares(numbers: list[float]) -> None:
+    expected = math.sqrt(math.fsum(number * number for number in numbers))
+    assert length(np.array(numbers)) == pytest.approx(expected, rel=1e-14)
+
+
+def test_a_length_of_float32_is_added_in_float64() -> None:
+    many = np.full(3_000_000, 0.1, np.float32)
+    assert length(many) == pytest.approx(float(many[0]) * math.sqrt(many.size), rel=1e-12)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_length_shows_a_number_that_is_not_finite(number: float) -> None:
+    assert not math.isfinite(length(np.array([1.0, number])))
