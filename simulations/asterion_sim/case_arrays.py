@@ -19,8 +19,9 @@ KEPT_BYTES = 2 * 2**30
 """Most memory for arrays that were stacked from single cases; beyond it they are stacked anew
 each time, so that memory does not grow without end with the number of sites."""
 
-MAPPED_BYTES = 128 * 2**20
-"""Memory-mapped data of a large pool that may stay in memory."""
+MAPPED_BYTES = 16 * 2**20
+"""Memory-mapped data of a large pool that may be read before it is let go of. The system maps the
+neighbours of what is read as well, and each worker maps its own."""
 
 WHOLE_BYTES = 256 * 2**20
 """Size of a pool that may stay in memory as a whole."""

@@ -159,7 +159,9 @@ class VirtualCohort:
     def _decided(self, order: Order, ready: Sequence[str]) -> Engine:
         if self._engine is None:
             sites = [self._sites.data[name] for name in self._longest_first(ready)]
-            self._engine = decide(self._wish, self._plan, sites, order)
+            known = len(self._sites.data)
+            usual = min(known, self._plan.rounds.sites_per_round or known)
+            self._engine = decide(self._wish, self._plan, sites, order, usual)
         return self._engine
 
     def _crew_of(self, engine: Engine) -> Crew:

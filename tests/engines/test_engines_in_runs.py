@@ -219,3 +219,10 @@ def test_a_worker_that_dies_ends_the_run_with_words(tmp_path: Path) -> None:
             os.kill(pid, signal.SIGKILL)
         with pytest.raises(EngineFailedError, match="worker process died"):
             list(answers)
+
+
+def test_chunks_do_not_depend_on_who_is_missing_in_the_first_round() -> None:
+    plan = rounds_plan()
+    order, sites = order_of(plan), sites_of(plan)
+    wish = read_wish("here:vectorised", workers=1)
+    assert decide(wish, plan, sites[:1], order, num_sites=3).chunk == 3

@@ -45,7 +45,13 @@ _BYTES_A_SECOND = 1e9
 """At which a partial fold goes from a worker to its parent."""
 
 
-def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order) -> Engine:
+def decide(
+    wish: EngineWish,
+    plan: Plan,
+    sites: Sequence[SiteData],
+    order: Order,
+    num_sites: int | None = None,
+) -> Engine:
     """The fastest engine among those that were asked for.
 
     Args:
@@ -53,6 +59,8 @@ def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order
         plan: the run's plan.
         sites: the sites of the first training round; at least one.
         order: its order.
+        num_sites: of a usual round, from which the sizes of chunks follow and not from how many
+            were missing in this one; None: as many as ``sites``.
 
     Raises:
         PlanMismatchError: the kernel that was asked for cannot run the plan.
@@ -60,9 +68,10 @@ def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order
     usable = [site for site in sites if _has_work(plan, site)]
     if not usable:  # every site will refuse: nothing to measure, nothing to speed up
         return _engine(wish, wish.kernel or "sequential", wish.chunk or 1, "here")
+    num_sites = num_sites or len(usable)
     seconds: dict[Engine, float] = {}
     for kernel in _kernels(wish):
-        for chunk in _chunks(wish, kernel, len(usable)):
+        for chunk in _chunks(wish, kernel, num_sites):
             engine = _engine(wish, kernel, chunk, "here")
             if _hopeless(engine, seconds) or _too_long(engine, seconds):
                 break
@@ -72,11 +81,11 @@ def decide(wish: EngineWish, plan: Plan, sites: Sequence[SiteData], order: Order
                 if wish.kernel is not None:
                     raise
                 break
-    steps = sum(num_steps(plan, site.train) for site in usable)
+    steps = sum(num_steps(plan, site.train) for site in usable) / len(usable) * num_sites
     rounds = {
         candidate: found
         for engine, step in seconds.items()
-        for candidate, found in _round_seconds(wish, engine, step * steps, len(usable), order)
+        for candidate, found in _round_seconds(wish, engine, step * steps, num_sites, order)
     }
     return min(rounds, key=lambda engine: rounds[engine])
 
