@@ -8,16 +8,19 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: demo test test-fast check format studies wheels clean bench-simulation bench-curves bench-private
+.PHONY: demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
 
-test: $(INSTALLED)  ## every test, live federations included
-	$(BIN)/python -m pytest
+test: $(INSTALLED)  ## every test but the nightly ones, live federations included
+	$(BIN)/python -m pytest -m "not nightly"
+
+test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
+	$(BIN)/python -m pytest -m nightly --durations 0
 
 test-fast: $(INSTALLED)  ## without real Flower processes and without what takes minutes
-	$(BIN)/python -m pytest -m "not live and not slow"
+	$(BIN)/python -m pytest -m "not live and not slow and not nightly"
 
 check: $(INSTALLED)  ## format, lint, types by two checkers, import contracts
 	$(BIN)/ruff format --check .

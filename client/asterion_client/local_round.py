@@ -17,6 +17,12 @@ import torch
 from torch import nn
 
 from asterion_client.kept_tensors import restore_kept, store_kept
+from asterion_client.private_round import (
+    PrivateStep,
+    private_step_of,
+    release_privately,
+    train_privately,
+)
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.cases import CaseList, Predict, SiteData
 from asterion_shared.errors import OrderRefusedError
@@ -25,6 +31,7 @@ from asterion_shared.metrics import BASELINE, Statistic
 from asterion_shared.parameters import Kept, Layout, Vector, layout_of, read_kept, read_vector
 from asterion_shared.parameters import write_vector as copy_weights
 from asterion_shared.plan import LocalSettings, Plan
+from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.randomness import stream, torch_stream
 from asterion_shared.tasks import initial_model, task_module
 from asterion_shared.tasks.baselines import baseline_predictor
@@ -50,6 +57,7 @@ class Workspace:
         device: ``cpu`` or ``cuda[:N]``.
         initial_kept: the kept tensors of a site that has none yet.
         initial_weights: the weights a run without ``[init]`` starts from.
+        private_step: how gradients are clipped where records or patients are protected.
     """
 
     plan: Plan
@@ -59,20 +67,23 @@ class Workspace:
     device: str
     initial_kept: Kept
     initial_weights: Vector
+    private_step: PrivateStep | None = None
 
 
 def make_workspace(plan: Plan, device: str = "cpu") -> Workspace:
     """Build the plan's network from its seed.
 
     Raises:
-        PlanMismatchError: the plan's parameter policy does not fit the network.
+        PlanMismatchError: the plan's parameter policy does not fit the network, or the network
+            cannot be trained with the plan's privacy.
     """
     model = initial_model(plan)
     layout = layout_of(model, plan.parameters)
     kept, weights = read_kept(model, layout), read_vector(model, layout)
     model.to(device)
     optimiser = _optimiser(plan.local, model)
-    return Workspace(plan, model, layout, optimiser, device, kept, weights)
+    step = private_step_of(plan, model)
+    return Workspace(plan, model, layout, optimiser, device, kept, weights, step)
 
 
 def count_examples(data: SiteData) -> Report:
@@ -120,7 +131,12 @@ def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) 
     if order.phase == "train":
         num_steps, loss = train(order, data, workspace)
         update = read_vector(model, layout) - order.weights
-        if not (math.isfinite(loss) and torch.isfinite(torch.from_numpy(update)).all()):
+        privacy = order.plan.privacy
+        if privacy is not None and privacy.noise == "site":
+            loss = None  # of the training data, and not noised
+            if privacy.protects == "site":
+                update = release_privately(update, privacy, secret_stream())
+        if not (math.isfinite(loss or 0.0) and torch.isfinite(torch.from_numpy(update)).all()):
             msg = f"local training diverged in round {order.round} (loss {loss})"
             raise OrderRefusedError(msg, code="diverged")
         store_kept(model, layout, kept_folder, order.round)
@@ -167,11 +183,14 @@ def _baseline_statistics(data: SiteData, plan: Plan) -> dict[str, Statistic]:
     return named
 
 
-def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, float]:
+def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, float | None]:
     """Train the workspace's model in place; return the steps done and their mean loss.
+
+    The loss is None where records or patients are protected: it is not noised.
 
     Raises:
         OrderRefusedError: ``no_data``: the site has no case to train on.
+        DataProblemError: ``unknown_patients``: they are protected, and a case names none.
     """
     plan, model, optimiser = order.plan, workspace.model, workspace.optimiser
     if len(data.train) == 0:
@@ -183,6 +202,18 @@ def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, floa
     anchors = [w.detach().clone() for w in weights]
     optimiser.state.clear()
     model.train()
+    if workspace.private_step is not None and plan.privacy is not None:
+        num_steps = train_privately(
+            plan,
+            plan.privacy,
+            data,
+            model,
+            optimiser,
+            workspace.private_step,
+            lambda: site_gradient(weights, anchors),
+            secret_stream(),
+        )
+        return num_steps, None
     draws = draws_of(plan, order.round, data.site)
     total, num_steps = 0.0, 0
     with torch_stream(plan.seed, round_=order.round, site=data.site, purpose="dropout"):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from asterion_shared.plan import Label, Name, TaskName
-from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
+from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -78,6 +78,18 @@ class ComputeSettings(Settings):
     """Threads of torch; part of what makes a run repeatable."""
 
 
+class PrivacySettings(Settings):
+    """What the site allows to be lost. It holds over all runs and coordinators together."""
+
+    epsilon_limit: Positive = 8.0
+    """Most epsilon that any one record, patient or the site itself may lose, ever. A release that
+    would pass it does not leave. 1 and below is strong, 8 is usual in the field, above 10 says
+    little."""
+
+    delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
+    """Chance that the bound does not hold; keep it well below one over the number of patients."""
+
+
 class SiteSettings(Settings):
     """What a site is: its name, its data, how it connects and computes."""
 
@@ -90,6 +102,10 @@ class SiteSettings(Settings):
     """Absent in a simulation."""
 
     compute: ComputeSettings = ComputeSettings()
+    privacy: PrivacySettings | None = None
+    """Section with epsilon_limit and delta: the site's budget over all runs. Without it the site
+    takes part in no run that is private: no release can be charged."""
+
     state_folder: str = "state"
     """Where the site keeps what must outlive a restart, relative to ``site.toml``."""
 

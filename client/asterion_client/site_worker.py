@@ -9,6 +9,7 @@ import torch
 
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
+from asterion_client.privacy_release import charge_release, group_salt
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
 from asterion_shared.cases import SiteData
@@ -40,6 +41,7 @@ class SiteWorker:
             OrderRefusedError: the order is for another task, or cannot be met; has a code.
             DataProblemError: the site's data break the plan's contract; has a code.
             DiskProblemError: the state folder cannot be written.
+            BudgetSpentError: the report would cost more privacy than the site allows.
         """
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
@@ -50,6 +52,7 @@ class SiteWorker:
             return count_examples(data)
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         report = work(order, data, workspace, folder)
+        charge_release(self.settings, self.folder, order, data, report)
         remember(folder, order, report)
         if order.phase == "evaluate":
             # The model still has the weights of the order, so the pictures show what was scored.
@@ -61,7 +64,8 @@ class SiteWorker:
         """The site's cases for a run, read at its first order and checked at each later one."""
         if self._data is None or self._warm != (run, plan.sha256):
             self._data, self._workspace = None, None
-            self._data = load_site_data(self.settings, self.folder, plan, run=run)
+            salt = group_salt(self.settings, self.folder, plan)
+            self._data = load_site_data(self.settings, self.folder, plan, run=run, group_salt=salt)
             self._warm = (run, plan.sha256)
         else:
             check_frozen(self.settings, self.folder, plan, run)

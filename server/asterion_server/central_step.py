@@ -15,6 +15,8 @@ from asterion_server.fold import Fold
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.gaussian_noise import add_gaussian
+from asterion_shared.privacy.secret_stream import secret_stream
 
 Sum = npt.NDArray[np.float64]
 
@@ -60,6 +62,8 @@ def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
     """The step that the plan names."""
     if plan.algorithm.flower_strategy is not None:
         return _StrategyStep(plan)
+    if plan.privacy is not None and plan.privacy.noise == "centre":
+        return _NoisedStep(plan, spill_folder)
     return _FoldStep(plan, spill_folder)
 
 
@@ -67,7 +71,8 @@ class _FoldStep:
     linear = True
 
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
-        self._algorithm, self._folder = algorithm_of(plan.algorithm), spill_folder
+        self._plan, self._folder = plan, spill_folder
+        self._algorithm = algorithm_of(plan.algorithm)
         self._fold = Fold((), 0, spill_folder)
 
     def begin(self, sites: Sequence[str], size: int) -> None:
@@ -83,13 +88,34 @@ class _FoldStep:
         self._fold.leave_out(site)
 
     def finish(self, round_: int, weights: Vector) -> Vector:
-        return self._algorithm.central_step(weights, self._fold.mean())
+        return self._algorithm.central_step(weights, self._mean())
+
+    def _mean(self) -> Vector:
+        return self._fold.mean()
 
     def state(self) -> Mapping[str, Vector]:
         return {}
 
     def restore(self, state: Mapping[str, Vector]) -> None:
         """Nothing: the step has no state."""
+
+
+class _NoisedStep(_FoldStep):
+    """Gaussian noise on the weighted sum, which is then divided by a constant of the plan.
+
+    One site changes the sum by at most ``clip_norm * max_weight``, and the divisor not at all.
+    McMahan et al., ICLR 2018, the fixed-denominator estimator. The noise is drawn anew whenever a
+    round is folded; only the weights that a checkpoint holds are ever sent.
+    """
+
+    def _mean(self) -> Vector:
+        privacy, algorithm, rounds = self._plan.privacy, self._plan.algorithm, self._plan.rounds
+        assert privacy is not None  # noqa: S101  # rules of the plan give all three
+        assert algorithm.max_weight is not None  # noqa: S101
+        assert rounds.sites_per_round is not None  # noqa: S101
+        most = algorithm.max_weight * privacy.clip_norm
+        noised = add_gaussian(self._fold.total(), privacy.noise_multiplier * most, secret_stream())
+        return (noised / (algorithm.max_weight * rounds.sites_per_round)).astype(np.float32)
 
 
 class _StrategyStep:

@@ -66,10 +66,18 @@ class Fold:
         Raises:
             ValueError: sites are outstanding, or nothing was added.
         """
+        return (self.total() / self._weight).astype(np.float32)
+
+    def total(self) -> npt.NDArray[np.float64]:
+        """Weighted sum of what was added, float64.
+
+        Raises:
+            ValueError: sites are outstanding, or nothing was added.
+        """
         if self._waiting_for or self._weight <= 0:
             msg = f"the fold still waits for {self._waiting_for} and holds weight {self._weight}"
             raise ValueError(msg)
-        return (self._sum / self._weight).astype(np.float32)
+        return self._sum
 
     def _catch_up(self) -> None:
         while self._waiting_for and self._waiting_for[0] in self._early:

@@ -17,6 +17,7 @@ from typing import Literal
 
 import numpy as np
 
+from asterion_server.asked_rounds import note_asked, times_asked
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import (
     Checkpoint,
@@ -31,7 +32,12 @@ from asterion_server.measured import Measured
 from asterion_server.report_check import check_report
 from asterion_server.round_log import FinalRounds
 from asterion_server.selection import clip_factor, select, weight_of
-from asterion_shared.errors import QuorumLostError, ReportRejectedError, RunStoppedError
+from asterion_shared.errors import (
+    PrivacyProofError,
+    QuorumLostError,
+    ReportRejectedError,
+    RunStoppedError,
+)
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
 from asterion_shared.files import write_atomically
 from asterion_shared.messages import (
@@ -46,6 +52,7 @@ from asterion_shared.messages import (
 )
 from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
 from asterion_shared.result import (
     FinalModel,
     Result,
@@ -98,6 +105,8 @@ def run_rounds(
     Raises:
         QuorumLostError: too few sites answered; the result and the checkpoints are written.
         RunStoppedError: somebody stopped the run; likewise.
+        PrivacyProofError: the plan exceeds its own epsilon, and then nobody was asked; or it was
+            interrupted so often that no round is left, and then the result is written.
         PlanMismatchError: the folder holds another run, or the plan and its model do not fit.
         DiskProblemError: the disk is full; finished rounds are kept.
     """
@@ -118,7 +127,7 @@ def run_rounds(
     except QuorumLostError:
         loop.finish("quorum_lost")
         raise
-    except RunStoppedError:
+    except (RunStoppedError, PrivacyProofError):
         loop.finish("stopped")
         raise
     return loop.finish("finished")
@@ -142,6 +151,9 @@ class _Loop:
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
+    rounds_allowed: int | None = field(init=False)
+    """How often privacy lets a site be asked to train; None: as often as the plan says."""
+
     rounds: dict[int, RoundResult] = field(default_factory=dict)
     sites: dict[str, SiteSummary] = field(default_factory=dict)
     started: str = ""
@@ -157,6 +169,7 @@ class _Loop:
     def resume_or_begin(self, plan_folder: Path) -> None:
         self.plan_sha256 = self.plan.sha256
         self.folding = self.cohort if isinstance(self.cohort, FoldingCohort) else None
+        self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
         checkpoints = self.folder / "checkpoints"
@@ -202,6 +215,7 @@ class _Loop:
         rounds = tuple(self.rounds[number] for number in sorted(self.rounds))
         last = self.rounds.get(self.done)
         known = [*self.expected_sites, *self.sites]
+        account = account_of(self.plan, times_asked(self._asked))
         result = Result(
             run=self.run,
             name=self.plan.name,
@@ -212,6 +226,8 @@ class _Loop:
             started=self.started,
             finished=_now(),
             carrier=self.carrier,
+            privacy=in_one_line(account),
+            privacy_account=account,
             versions=_versions(),
             rounds_planned=self._planned(),
             rounds=rounds,
@@ -227,6 +243,10 @@ class _Loop:
         written = write_result(result, self.folder / "result.json")
         self.emit(RunFinished(result=written))
         return written
+
+    @property
+    def _asked(self) -> Path:
+        return self.folder / "asked.jsonl"
 
     def _planned(self) -> int:
         return self.plan.rounds.count if self.plan.kind == "train" else 0
@@ -254,6 +274,8 @@ class _Loop:
         outcomes: dict[str, SiteOutcome] = {}
         measured = Measured(self.plan, chosen)
         self.step.begin(chosen, self.layout.size)
+        if self.rounds_allowed is not None:
+            self._charge(number, chosen, self.rounds_allowed)
         for answer in self._trained(number, times, evaluate=due):
             outcomes[answer.site] = self._folded(answer, times[answer.site])
             if isinstance(answer, Report):
@@ -270,6 +292,22 @@ class _Loop:
         norm = length(self.weights.astype(np.float64) - before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
+
+    def _charge(self, number: int, chosen: Sequence[str], allowed: int) -> None:
+        """Note durably that sites are asked, before they are; stop a run that was begun too often.
+
+        Raises:
+            PrivacyProofError: once more would exceed the plan's limit.
+        """
+        spent = times_asked(self._asked)
+        if over := [site for site in chosen if spent.get(site, 0) >= allowed]:
+            what = (
+                f"site {over[0]} was asked {allowed} times, interrupted rounds included, which is "
+                f"all that privacy.epsilon_limit allows, and round {number} is not done"
+            )
+            fix = "the model of the last checkpoint is the run's result"
+            raise PrivacyProofError(what=what, fix=fix)
+        note_asked(self._asked, number, chosen)
 
     def _trained(
         self, number: int, times: Mapping[str, int], *, evaluate: bool

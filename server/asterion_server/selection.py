@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from asterion_shared.plan import Plan
 from asterion_shared.randomness import stream
 
+ROUNDING_MARGIN = 2**-10
+"""More than rounding can lengthen a clipped update: its norm and its numbers are float32."""
+
 
 def select(plan: Plan, round_: int, num_examples: Mapping[str, int]) -> dict[str, int]:
     """Choose the sites of a round.
@@ -49,6 +52,10 @@ def clip_factor(plan: Plan, norm: float) -> float:
     """What an update of this Euclidean length is multiplied by, in (0, 1].
 
     McMahan et al., ICLR 2018, section 2: ``min(1, clip_norm / norm)``; 1 without a clip norm.
+    Where the noise of the centre rests on it, the clip is shorter than the plan's by
+    :data:`ROUNDING_MARGIN`.
     """
     clip = plan.algorithm.clip_norm
+    if plan.privacy is not None and plan.privacy.noise == "centre":
+        clip = plan.privacy.clip_norm * (1 - ROUNDING_MARGIN)
     return 1.0 if clip is None or norm <= clip else clip / norm

@@ -30,7 +30,8 @@ class Case:
         spacing_unit: ``mm`` or ``arcsec``; empty when the file does not say, and then no distance
             is stated.
         group: a hash (12 hex digits) of the patient or field that the case belongs to; equal
-            within a site's data set only, and never sent. Empty when nobody knows.
+            within a site only, and never sent. Empty when nobody knows.
+        group_named: whether the site named that patient or field; else each file counts as one.
     """
 
     id: str
@@ -42,6 +43,7 @@ class Case:
     native_spacing: tuple[float, ...] = ()
     spacing_unit: str = ""
     group: str = ""
+    group_named: bool = False
 
 
 Predict = Callable[[Iterable[Case]], Iterator[npt.NDArray[np.float32]]]

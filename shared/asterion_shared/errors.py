@@ -6,10 +6,12 @@ AsterionError                  1
 │   ├── FileProblemError      11    a file is missing, unreadable or not what it says
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
-│   └── MissingExtraError     14    an optional package is needed and not installed
+│   ├── MissingExtraError     14    an optional package is needed and not installed
+│   └── PrivacyProofError     15    no proof covers what was asked, so no epsilon is given
 ├── QuorumLostError           20    too few sites answered
 ├── ReportRejectedError       21    a site's report broke the contract (layout, range, finite)
 ├── OrderRefusedError         22    a site said no, with a reason code
+├── BudgetSpentError          23    a release would cost more privacy than the site allows
 ├── ConnectionProblemError    30    an address, port, key or certificate does not work
 │   ├── PortInUseError        31    another process holds the port
 │   └── UnreachableError      32    nobody answers at the address, perhaps not yet
@@ -109,6 +111,16 @@ class MissingExtraError(UserInputError):
         )
 
 
+class PrivacyProofError(UserInputError):
+    """No proof of differential privacy covers what was asked, so no figure is given."""
+
+    exit_code = 15
+
+    def __init__(self, *, what: str, fix: str) -> None:
+        self.what, self.fix = what, fix
+        super().__init__(f"{what}; {fix}")
+
+
 class QuorumLostError(AsterionError):
     """Too few sites answered for the round to count."""
 
@@ -140,6 +152,26 @@ class OrderRefusedError(AsterionError):
     def __init__(self, message: str, *, code: str) -> None:
         self.code = code
         super().__init__(message)
+
+
+class BudgetSpentError(AsterionError):
+    """A release would cost more privacy than the site allows; nothing was charged or sent.
+
+    ``code`` is safe to send away from the site.
+    """
+
+    exit_code = 23
+    code = "budget_spent"
+
+    def __init__(
+        self, *, what: str, unit_kind: str, epsilon: float, epsilon_limit: float, delta: float
+    ) -> None:
+        self.epsilon, self.epsilon_limit, self.delta = epsilon, epsilon_limit, delta
+        super().__init__(
+            f"{what} would bring the most exposed {unit_kind} to epsilon {epsilon:.4g} at delta "
+            f"{delta:.2g}, and the site allows {epsilon_limit:.4g}; nothing was charged or sent: "
+            "ask for a plan with more noise or fewer rounds; only the site sets its limit"
+        )
 
 
 class ConnectionProblemError(AsterionError):

@@ -12,13 +12,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
+from asterion_shared.privacy.plan_rules import PRIVACY_RULES
+from asterion_shared.privacy.settings import PrivacySettings
+from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
 _CODES = re.compile(r"-?\d+(\.\d+)?(\|-?\d+(\.\d+)?)*")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
-Positive = Annotated[float, Field(gt=0)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Normalisation = Literal["standardise", "asinh", "zscale", "none"]
 TaskName = Literal["segmentation", "classification", "anomaly"]
@@ -316,6 +317,8 @@ class Plan(Settings):
     local: LocalSettings = LocalSettings()
     rounds: RoundSettings = RoundSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    privacy: PrivacySettings | None = None
+    """Differential privacy; absent: updates leave the sites as they are."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
@@ -347,6 +350,7 @@ class Plan(Settings):
             lambda p: p.data.kind == "image" or not p.local.augment,
             lambda p: "local.augment is given and data.kind is 'table'; remove local.augment",
         ),
+        *PRIVACY_RULES,
     )
 
     def canonical(self) -> str:

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -10,6 +10,9 @@ from asterion_shared.errors import SettingsError, UserInputError
 from asterion_shared.plan import Plan, TaskName, read_plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
+
+if TYPE_CHECKING:
+    from asterion_shared.privacy.account import PrivacyAccount
 
 app = typer.Typer(no_args_is_help=True, help="Write, check and describe plans.")
 
@@ -49,12 +52,43 @@ def check(
     # Only the network knows whether the patch suits it; imported here because it takes seconds.
     from asterion_shared.tasks import task_module
 
-    task_module(plan.task).build_model(plan)
+    model = task_module(plan.task).build_model(plan)
+    account = None
+    if plan.privacy is not None:
+        from asterion_shared.privacy.account import planned_account, rounds_allowed
+        from asterion_shared.privacy.network_check import private_method
+
+        rounds_allowed(plan)
+        if plan.privacy.protects != "site":
+            private_method(plan, model)
+        account = planned_account(plan)
     if as_json:
-        print(json.dumps({"plan": plan.name, "sha256": plan.sha256, "problems": []}))
+        stated = None if account is None else {
+            "epsilon": account.epsilon, "delta": account.delta, "accountant": account.accountant,
+            "sentence": account.sentence, "outside": account.outside,
+        }  # fmt: skip
+        found: dict[str, Any] = {
+            "plan": plan.name,
+            "sha256": plan.sha256,
+            "problems": [],
+            "privacy": stated,
+        }
+        print(json.dumps(found))
         return
     print(f"{file}: a plan to {plan.kind} {plan.task}, {plan.rounds.count} rounds; it is right")
     print(f"sha256 {plan.sha256}")
+    if account is not None:
+        _print_privacy(account)
+
+
+def _print_privacy(account: "PrivacyAccount") -> None:
+    from asterion_shared.privacy.account import in_one_line
+
+    print(f"privacy: {in_one_line(account)}, asked in every round ({account.accountant})")
+    print(account.sentence)
+    print("outside of the guarantee:")
+    for words in account.outside:
+        print(f"  {words}")
 
 
 @app.command()

@@ -16,13 +16,12 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from asterion_shared.errors import FileProblemError, SettingsError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
+from asterion_shared.privacy.account import NOTHING_CLAIMED, PrivacyAccount
 from asterion_shared.settings_files import Rule, Settings, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
 MOST_NAMED_SITES = 5
 """Sites that a sentence names one by one; of more it tells how many there are."""
-
-PRIVACY = "none: updates leave the sites in clear; no epsilon is claimed"
 
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
 Outcome = Literal["answered", "refused", "failed", "late"]
@@ -234,7 +233,12 @@ class Result(Settings):
 
     finished: UtcTime
     carrier: Literal["flower", "simulation"]
-    privacy: str = PRIVACY
+    privacy: str = NOTHING_CLAIMED
+    """What is claimed, in one line."""
+
+    privacy_account: PrivacyAccount | None = None
+    """What the line stands on; None when nothing is claimed."""
+
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the programs the numbers depend on, by package."""
 

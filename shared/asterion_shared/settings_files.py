@@ -6,11 +6,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from asterion_shared.errors import FileProblemError, Problem, SettingsError
+
+Positive = Annotated[float, Field(gt=0)]
 
 Rule = Callable[[Any], str | None]
 """A check that joins several fields: None when they agree, else ``"what is wrong; the fix"``."""

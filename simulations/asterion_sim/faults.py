@@ -13,9 +13,8 @@ import numpy as np
 from pydantic import AfterValidator, Field
 
 from asterion_shared.errors import Problem, SettingsError
-from asterion_shared.plan import Positive
 from asterion_shared.randomness import stream
-from asterion_shared.settings_files import Rule, Settings, rule
+from asterion_shared.settings_files import Positive, Rule, Settings, rule
 
 FaultKind = Literal["drop", "delay", "crash", "late", "wrong_update", "nan", "scaled", "label_flip"]
 Outcome = Literal["refused", "failed", "late"]

@@ -17,9 +17,9 @@ import numpy as np
 from pydantic import Field
 
 from asterion_shared.errors import FileProblemError, Problem, SettingsError
-from asterion_shared.plan import Name, Positive
+from asterion_shared.plan import Name
 from asterion_shared.result import Result, SiteOutcome, read_result
-from asterion_shared.settings_files import Rule, Settings, rule, validate
+from asterion_shared.settings_files import Positive, Rule, Settings, rule, validate
 from asterion_sim.faults import Fault, FaultSettings, Trace, fault_of
 
 

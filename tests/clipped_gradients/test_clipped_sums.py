@@ -1,6 +1,8 @@
 """Clipped sums against a plain loop over examples, for every network of the catalogue."""
 
+import gc
 import math
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -14,6 +16,7 @@ from asterion_shared.clipped_gradients import (
     clipped_gradient_sum,
     example_losses,
 )
+from asterion_shared.clipped_gradients.recording import record
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.networks import build_network
 from asterion_shared.plan import MODELS, Plan
@@ -225,3 +228,21 @@ def test_an_operation_without_a_rule_is_named() -> None:
     with pytest.raises(NoRuleError, match="parameter shift"):
         clipped_gradient_sum(Shifted(), squares, batch, 1.0)
     check(Shifted(), squares, batch, Method("vmap"))
+
+
+@pytest.mark.parametrize("name", ["cnn", "small_unet", "mlp"])
+def test_nothing_of_a_batch_outlives_its_tape(
+    name: str, plan_of: PlanOf, batch_of: BatchOf
+) -> None:
+    plan = plan_of(name)
+    model, losses, batch = build_network(plan), example_losses(plan), batch_of(plan, 5)
+    tape = record(
+        lambda: losses(model(batch.inputs), batch),
+        dict(model.named_parameters()),
+        len(batch.inputs),
+    )
+    assert not tape.sums(tape.norms())[0].requires_grad
+    alive = weakref.ref(tape)
+    del tape
+    gc.collect()
+    assert alive() is None

@@ -25,6 +25,8 @@ import pytest
 from asterion_server.keys import Provisioned, provision
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
+from asterion_shared.privacy.accounting import spent
+from asterion_shared.privacy.planned import charge_of
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import validate
 
@@ -33,6 +35,10 @@ pytestmark = pytest.mark.live
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 SITES = {"north": 40, "south": 90, "west": 60}
 PATIENT = "mueller_anna"
+PRIVATE = {"protects": "record", "noise": "site", "clip_norm": 1.0, "noise_multiplier": 2.0,
+           "sampling_rate": 0.2, "epsilon_limit": 10.0}  # fmt: skip
+PRIVATE_LIMITS = {"north": 100.0, "south": 100.0, "west": 2.5}
+"""``west`` can afford two rounds of three."""
 
 
 def plan_of(name: str, rounds: int, **sections: Any) -> Plan:
@@ -151,6 +157,7 @@ def write_site(folder: Path, name: str, size: int, kit: Path) -> None:
         + (kit / "connection.toml").read_text()
         # A run that is stopped in the middle of a message leaves its rest behind for ever.
         + "message_seconds = 30\n"
+        + f"[privacy]\nepsilon_limit = {PRIVATE_LIMITS[name]}\ndelta = 1e-5\n"
     )
 
 
@@ -258,6 +265,28 @@ def test_a_stopped_run_goes_on(federation: Federation, tmp_path: Path) -> None:
     assert second.end() == (0, "")
     model = (second.folder / "model.safetensors").read_bytes()
     assert model == simulated_bytes(federation, plan, tmp_path)
+
+
+def test_a_private_run_is_charged_at_the_sites_and_stops_at_their_limits(
+    federation: Federation,
+) -> None:
+    plan = plan_of("private", 3, privacy=PRIVATE)
+    rounds = {n: spent([charge], 1e-5).epsilon for n in (2, 3) if (charge := charge_of(plan, n))}
+    assert rounds[2] < PRIVATE_LIMITS["west"] < rounds[3]
+    launch = federation.launch(plan)
+    assert launch.end() == (0, "")
+    result = read_result(launch.folder / "result.json")
+    assert result.privacy_account is not None
+    assert result.privacy_account.epsilon == rounds[3]
+    assert result.rounds[3].missing == {"west": "budget_spent"}
+    assert all(outcome.train_loss is None for outcome in result.rounds[2].outcomes.values())
+    for name, releases in {"north": 3, "west": 2}.items():
+        folder = str(federation.root / "sites" / name)
+        assert said("site", "ledger", "verify", folder) == (0, "")
+        told = federation.root / f"{name}.jsonl"
+        assert said("site", "ledger", "export", folder, "--out", str(told)) == (0, "")
+        charged = [json.loads(line) for line in told.read_text().splitlines()]
+        assert sum("private" in json.dumps(line) for line in charged) == releases
 
 
 def test_the_status_names_every_site(federation: Federation) -> None:

@@ -29,6 +29,7 @@ class Record:
         mask_path: the file of its mask, when that is another file.
         label: the class as the site writes it; empty when there is none.
         group: patient or field; examples of one group stay on one side of the split.
+        group_named: whether the site named the group; else it is the name of the file or row.
         split: ``train``, ``test``, or empty when the site leaves it to us.
         index: row of a table or of an npz, else None.
         region: for a part of a field, (start, stop) on each axis; empty for the whole.
@@ -39,6 +40,7 @@ class Record:
     mask_path: Path | None = None
     label: str = ""
     group: str
+    group_named: bool = False
     split: str = ""
     index: int | None = None
     region: tuple[tuple[int, int], ...] = ()
@@ -104,6 +106,7 @@ def _manifest_records(manifest: Path, folder: Path, task: TaskName) -> list[Reco
                 mask_path=folder / label if is_mask else None,
                 label="" if is_mask else label,
                 group=(row.get("group") or "").strip() or bare_name(path),
+                group_named=bool((row.get("group") or "").strip()),
                 split=_checked_split(split, where, manifest),
                 problem=f"{where} names {missing[0]}, which does not exist" if missing else "",
             )
@@ -169,10 +172,19 @@ def _table_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                 if column is not None and column not in row:
                     fix = f"correct data.{key}_column in site.toml"
                     raise FileProblemError(path, f"has no column {column!r}", fix)
-            group = row.get(settings.group_column or "", "").strip() or f"{path.name}:{number}"
+            named = row.get(settings.group_column or "", "").strip()
             label = row[settings.label_column].strip()
             split = _checked_split(row.get("split", "").strip(), f"row {number + 1}", path)
-            records.append(Record(path=path, label=label, group=group, split=split, index=number))
+            records.append(
+                Record(
+                    path=path,
+                    label=label,
+                    group=named or f"{path.name}:{number}",
+                    group_named=bool(named),
+                    split=split,
+                    index=number,
+                )
+            )
     return records
 
 
@@ -192,6 +204,7 @@ def _npz_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                     path=path,
                     label=index.labels[number] if index.labels else "",
                     group=index.groups[number] if index.groups else f"{path.name}:{number}",
+                    group_named=bool(index.groups),
                     split=_checked_split(
                         index.splits[number] if index.splits else "", f"row {number}", path
                     ),

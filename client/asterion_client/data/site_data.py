@@ -29,7 +29,12 @@ from asterion_shared.table_columns import scale_of, to_columns
 
 
 def load_site_data(
-    settings: SiteSettings, folder: Path, plan: Plan, *, run: str | None = None
+    settings: SiteSettings,
+    folder: Path,
+    plan: Plan,
+    *,
+    run: str | None = None,
+    group_salt: str = "",
 ) -> SiteData:
     """Read a site's data set for a plan.
 
@@ -38,6 +43,8 @@ def load_site_data(
         folder: where ``site.toml`` lies.
         plan: says what the data are turned into.
         run: identity of the run whose data set is frozen on disk; None freezes nothing.
+        group_salt: what patients' names are hashed with; empty: the hash of the data set, so that
+            equal names at two sites or in two data sets have nothing in common.
 
     Returns:
         Train and test cases. Every file was read once, so that the unreadable ones are known;
@@ -53,7 +60,7 @@ def load_site_data(
     """
     frozen = _freeze(settings, folder, plan, run)
     labels = [class_of(r, settings.data, plan) for r in frozen.records]
-    cases, bad = _read_all(frozen, labels, settings, plan)
+    cases, bad = _read_all(frozen, labels, settings, plan, group_salt or frozen.sha256)
     share = len(bad) / max(len(frozen.records), 1)
     if share > settings.data.max_bad_fraction:
         msg = (
@@ -288,13 +295,13 @@ def _class_mask(
 
 
 def _read_all(
-    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan
+    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan, salt: str
 ) -> tuple[CaseList, dict[str, str]]:
     """Every case, and the ids of those that cannot be read with the reason."""
     if settings.data.format == "table":
-        return _read_table(frozen, labels, settings, plan)
+        return _read_table(frozen, labels, settings, plan, salt)
     readers: list[Callable[[], Case]] = [
-        partial(_read_member, record, case_id, label, settings.data, plan, frozen.sha256)
+        partial(_read_member, record, case_id, label, settings.data, plan, salt)
         for record, case_id, label in zip(frozen.records, frozen.ids, labels, strict=True)
     ]
     cases = CaseList(readers, memory_bytes=settings.data.memory_bytes)
@@ -313,24 +320,20 @@ def _read_member(
     label: int,
     settings: SiteDataSettings,
     plan: Plan,
-    data_sha256: str,
+    salt: str,
 ) -> Case:
     """One image as a case that knows its group."""
     case = read_case(record, case_id, label, settings, plan)
-    return replace(case, group=_group_hash(record, data_sha256))
+    return replace(case, group=_group_hash(record, salt), group_named=record.group_named)
 
 
-def _group_hash(record: Record, data_sha256: str) -> str:
-    """Which cases belong to one patient, without the patient's name.
-
-    The hash of the data set is the salt, so that equal names at two sites or in two data sets
-    have nothing in common.
-    """
-    return hashlib.sha256(f"{data_sha256}\x1f{record.group}".encode()).hexdigest()[:12]
+def _group_hash(record: Record, salt: str) -> str:
+    """Which cases belong to one patient, without the patient's name."""
+    return hashlib.sha256(f"{salt}\x1f{record.group}".encode()).hexdigest()[:12]
 
 
 def _read_table(
-    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan
+    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan, salt: str
 ) -> tuple[CaseList, dict[str, str]]:
     rows = np.full((len(frozen.records), len(plan.data.features)), np.nan)
     bad: dict[str, str] = {}
@@ -346,7 +349,13 @@ def _read_table(
     ]
     columns = to_columns(rows, plan.data, scale_of(rows[training]))
     cases = [
-        Case(id=case_id, image=values, label=label, group=_group_hash(record, frozen.sha256))
+        Case(
+            id=case_id,
+            image=values,
+            label=label,
+            group=_group_hash(record, salt),
+            group_named=record.group_named,
+        )
         for record, case_id, values, label in zip(
             frozen.records, frozen.ids, columns, labels, strict=True
         )

@@ -138,7 +138,9 @@ class Convolution(torch.autograd.Function):
         (gradients,) = grad_outputs
         inputs, weight, bias = ctx.saved_tensors
         if ctx.tape.wants(weight):
-            use = ConvolutionUse(inputs, gradients, weight, ctx.settings, ctx.kernel)
+            # Detached: with its graph it would hold the tape that holds it.
+            kept = inputs.detach()
+            use = ConvolutionUse(kept, gradients, weight, ctx.settings, ctx.kernel)
             ctx.tape.keep(weight, use)
         _form_bias(ctx.tape, bias, gradients)
         before = None

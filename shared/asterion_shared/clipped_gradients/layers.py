@@ -66,7 +66,8 @@ class Linear(torch.autograd.Function):
         (gradients,) = grad_outputs
         inputs, weight, bias = ctx.saved_tensors
         if ctx.tape.wants(weight):
-            ctx.tape.keep(weight, LinearUse(inputs, gradients))
+            # Detached: with its graph it would hold the tape that holds it.
+            ctx.tape.keep(weight, LinearUse(inputs.detach(), gradients))
         if ctx.tape.wants(bias):
             between = tuple(range(1, gradients.ndim - 1))
             ctx.tape.form(bias, gradients.sum(between) if between else gradients)

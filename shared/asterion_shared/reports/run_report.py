@@ -9,6 +9,7 @@ import numpy as np
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
+from asterion_shared.privacy.account import PrivacyAccount, epsilon_words
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import name_few
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
@@ -37,8 +38,8 @@ _CARRIERS = {
 }
 _PRIVACY_NOTES = {
     "flower": "Data, file names and pictures stay at the sites. What left each site: the change of "
-    "the weights, counts, metrics as sums, and codes. A change of weights in clear can tell "
-    "something about the data behind it.",
+    "the weights, counts, metrics as sums, and codes. A change of weights that is not noised can "
+    "tell something about the data behind it.",
     "simulation": "All data of a simulation lie on one machine; nothing travelled.",
 }
 
@@ -102,6 +103,8 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "simulated": how_simulated(result, clip_words(result, plan)),
         "privacy": result.privacy[:1].upper() + result.privacy[1:],
         "privacy_note": _PRIVACY_NOTES[result.carrier],
+        "account": result.privacy_account,
+        "account_rows": _account_rows(result.privacy_account),
         "facts": _facts(result),
         **metric_table(result),
         **manifest_table(result),
@@ -169,6 +172,15 @@ def _cards(result: Result, metric: str) -> list[dict[str, str]]:
     if down or up:
         cards.append(("traffic", in_bytes(down + up), f"{in_bytes(down)} down, {in_bytes(up)} up"))
     return [{"what": what, "value": value, "more": more} for what, value, more in cards]
+
+
+def _account_rows(account: PrivacyAccount | None) -> list[tuple[str, ...]]:
+    if account is None:
+        return []
+    return [
+        (site, str(times), epsilon_words(account.epsilons[site]))
+        for site, times in account.rounds.items()
+    ]
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:

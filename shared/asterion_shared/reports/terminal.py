@@ -91,6 +91,9 @@ class RoundPrinter:
         self._console.print(final_table(result, width=self._console.width))
         style = "green" if result.status == "finished" else "bold red"
         self._line(f"[{style}]{result.status.replace('_', ' ')}[/]: {escape(result.headline)}")
+        if result.privacy_account is not None:
+            self._line(f"privacy: {escape(result.privacy)}")
+            self._line(escape(result.privacy_account.sentence))
 
     def _line(self, text: str) -> None:
         # Soft: a line a round stays one line, however narrow the terminal or the log.

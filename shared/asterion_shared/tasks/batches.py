@@ -56,9 +56,27 @@ def draw_batches(plan: Plan, cases: CaseList, draws: Draws) -> Iterator[Batch]:
             no mask.
     """
     usable = np.array(require_usable(plan, cases))
-    example, patches = _EXAMPLES[plan.task], draws("patches")
+    patches = draws("patches")
     for chosen in batch_positions(plan, len(usable), draws):
-        yield _collate([example(plan, cases[index], patches) for index in usable[chosen]])
+        yield batch_of(plan, cases, usable[chosen], patches)
+
+
+def batch_of(
+    plan: Plan, cases: CaseList, indexes: Positions, patches: np.random.Generator
+) -> Batch:
+    """The batch of these cases (int64, at least one), in this order.
+
+    Args:
+        plan: as for :func:`draw_batches`.
+        cases: as for :func:`draw_batches`.
+        indexes: each one of :func:`usable_cases`.
+        patches: draws the patches.
+
+    Raises:
+        DataProblemError: ``no_data``: a case to be segmented has no mask.
+    """
+    example = _EXAMPLES[plan.task]
+    return _collate([example(plan, cases[index], patches) for index in indexes])
 
 
 def batch_positions(plan: Plan, num_usable: int, draws: Draws) -> Iterator[Positions]:

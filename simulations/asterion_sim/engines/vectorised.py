@@ -154,8 +154,12 @@ def require_batchable(plan: Plan, layout: Layout) -> None:
     """Refuse what only the hospital's step can do, site after site.
 
     Raises:
-        PlanMismatchError: the plan keeps tensors at the sites, or limits their seconds.
+        PlanMismatchError: the plan keeps tensors at the sites, limits their seconds, or has noise
+            added at the sites.
     """
+    if plan.privacy is not None and plan.privacy.noise == "site":
+        msg = "privacy.noise is 'site': every site draws its own; use --engine sequential"
+        raise PlanMismatchError(msg)
     if layout.kept:
         msg = f"tensor {layout.kept[0].name} stays at each site; use --engine sequential"
         raise PlanMismatchError(msg)

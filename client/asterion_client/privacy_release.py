@@ -1,0 +1,83 @@
+"""What a private round costs is charged in the site's ledger before the report leaves."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from asterion_client.privacy_entries import Release
+from asterion_client.privacy_ledger import Ledger, ledger_folder
+from asterion_client.settings import SiteSettings
+from asterion_shared.cases import SiteData
+from asterion_shared.errors import OrderRefusedError
+from asterion_shared.messages import Order, Report
+from asterion_shared.plan import Plan
+from asterion_shared.privacy.planned import charge_of
+from asterion_shared.privacy.settings import Protected
+
+
+def charge_release(
+    settings: SiteSettings, folder: Path, order: Order, data: SiteData, report: Report
+) -> None:
+    """Charge the update of a private train order; nothing for any other report.
+
+    Noise that the coordinator adds is charged as well: the site gave its update for a result that
+    is so noised. It cannot check that, which is what trusting the coordinator means.
+
+    Args:
+        settings: the site's.
+        folder: of ``site.toml``.
+        order: what the report answers.
+        data: the frozen data set.
+        report: about to leave.
+
+    Raises:
+        BudgetSpentError: it would exceed the site's limit; the report must not leave.
+        DiskProblemError: the ledger cannot be written.
+        FileProblemError: the ledger is not whole, or was put back from a backup.
+    """
+    privacy, charge = order.plan.privacy, charge_of(order.plan, 1)
+    if privacy is None or charge is None or report.update is None:
+        return
+    with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
+        ledger.charge(
+            Release(
+                run=order.run,
+                round=order.round,
+                phase=order.phase,
+                payload_sha256=hashlib.sha256(report.update.tobytes()).hexdigest(),
+                charges=(charge,),
+                fingerprint=data.manifest_sha256,
+                unit_kind=privacy.protects,
+                units=_units(privacy.protects, data, ledger.unit_hash),
+            )
+        )
+
+
+def group_salt(settings: SiteSettings, folder: Path, plan: Plan) -> str:
+    """What patients' names are hashed with in a private run: one salt for all the site's data.
+
+    So the ledger knows a patient again in another data set. Empty where the plan is not private:
+    then each data set has a salt of its own.
+
+    Raises:
+        OrderRefusedError: ``no_privacy_budget``: the site's settings have no ``[privacy]``.
+        DiskProblemError: the ledger cannot be made.
+        FileProblemError: the ledger is not whole, or was put back from a backup.
+    """
+    if plan.privacy is None:
+        return ""
+    if settings.privacy is None:
+        msg = "the plan is private and site.toml has no [privacy]; add epsilon_limit and delta"
+        raise OrderRefusedError(msg, code="no_privacy_budget")
+    with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
+        return ledger.unit_hash("salt of groups")
+
+
+def _units(protects: Protected, data: SiteData, hashed: Callable[[str], str]) -> frozenset[str]:
+    match protects:
+        case "site":
+            return frozenset()
+        case "record":
+            return frozenset(hashed(case.id) for case in data.train)
+        case "patient":
+            return frozenset(hashed(case.group) for case in data.train)

@@ -1,0 +1,45 @@
+"""What a plan would cost in privacy, from the plan alone."""
+
+import math
+
+from asterion_shared.plan import Plan
+from asterion_shared.privacy.charges import GaussianCharge
+
+
+def private_steps(plan: Plan) -> int:
+    """Optimiser steps of a round in which records or patients are protected.
+
+    ``local.amount`` steps, or as many passes of ``ceil(1 / sampling_rate)`` steps.
+
+    Raises:
+        ValueError: the plan does not protect records or patients.
+    """
+    if plan.privacy is None or plan.privacy.sampling_rate is None:
+        msg = "the plan protects no records or patients"
+        raise ValueError(msg)
+    one_pass = math.ceil(1 / plan.privacy.sampling_rate)
+    return plan.local.amount * (one_pass if plan.local.unit == "epochs" else 1)
+
+
+def charge_of(plan: Plan, rounds: int) -> GaussianCharge | None:
+    """What ``rounds`` >= 1 rounds of training charge to a site that is asked in each of them.
+
+    Neighbours are data sets with or without one of the protected, all else known: how many there
+    are, and which sites are asked. Records and patients: each step is a Gaussian release of a
+    Poisson sample. Sites: each round is one Gaussian release, and the noise at the centre has
+    ``noise_multiplier * clip_norm * max_weight`` as its standard deviation, the latter two being
+    the most that one site can change the weighted sum.
+
+    Returns:
+        None when the plan has no ``[privacy]``.
+    """
+    privacy = plan.privacy
+    if privacy is None:
+        return None
+    within = privacy.protects != "site"
+    return GaussianCharge(
+        relation="add_or_remove_one",
+        noise_multiplier=privacy.noise_multiplier,
+        sampling_rate=privacy.sampling_rate or 1.0,
+        times=rounds * (private_steps(plan) if within else 1),
+    )

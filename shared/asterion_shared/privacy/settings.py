@@ -1,0 +1,61 @@
+"""The ``[privacy]`` section of a plan: whom the noise protects, and where it is added."""
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from asterion_shared.settings_files import Positive, Rule, Settings, rule
+
+Protected = Literal["record", "patient", "site"]
+
+
+class PrivacySettings(Settings):
+    """Differential privacy for records, patients or sites.
+
+    The sensitivity follows from the clip that is really applied; there is no setting for it, nor
+    for what counts as a neighbouring data set.
+    """
+
+    protects: Protected
+    """What one of the guarantee is about: a record (an image, a volume or field, a row; never a
+    patch of one), a patient or field with all of its records, or a site with all of its data."""
+
+    noise: Literal["site", "centre"]
+    """Who adds the noise. ``site``: every site, before anything leaves. ``centre``: the
+    coordinator, who is then trusted with each site's update; it protects sites only."""
+
+    clip_norm: Positive
+    """Longest contribution: of a record's or patient's gradient in a step, or a site's update."""
+
+    noise_multiplier: Positive
+    """Standard deviation of the noise over the most that one of them can change the sum."""
+
+    sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
+    """Records and patients: the probability with which each takes part in a step, drawn in
+    secret at the site. A pass over the data is 1 / sampling_rate steps, rounded up."""
+
+    delta: Annotated[float, Field(gt=0, le=0.01)] = 1e-5
+    """Probability for which epsilon need not hold; well below 1 over the number of protected."""
+
+    epsilon_limit: Positive
+    """Most epsilon that the whole run may come to; a plan that would exceed it is refused."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda p: p.noise == "site" or p.protects == "site",
+            lambda p: (
+                f"noise is 'centre' and protects is {p.protects!r}; the coordinator sees no "
+                f"{p.protects}, so set noise = 'site', or protects = 'site'"
+            ),
+        ),
+        rule(
+            lambda p: (p.protects == "site") == (p.sampling_rate is None),
+            lambda p: (
+                "sampling_rate is given and protects is 'site'; remove it: no amplification is "
+                "claimed for a selection that the coordinator knows"
+                if p.protects == "site"
+                else f"protects is {p.protects!r} and sampling_rate is missing; give the "
+                "probability of one to take part in a step, such as 0.05"
+            ),
+        ),
+    )
