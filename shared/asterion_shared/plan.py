@@ -12,7 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from asterion_shared.privacy.plan_rules import PRIVACY_RULES
+from asterion_shared.privacy.plan_rules import PRIVACY_RULES, numeric_features
 from asterion_shared.privacy.settings import PrivacySettings
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
@@ -54,6 +54,10 @@ class DataContract(Settings):
     categorical: tuple[Label, ...] = ()
     """Those of ``features`` that are codes, with their numbers after '=' (``cp=1|2|3|4``)."""
 
+    scale: dict[Label, tuple[float, Positive]] = Field(default_factory=dict)
+    """Mean and deviation of numeric features by name, such as ``age = [50, 15]``; published
+    figures and not the sites'. A feature without is standardised by each site's own rows."""
+
     classes: tuple[Label, ...] = ("background", "object")
     """Names of the classes, in order of their number. The first is background or normal."""
 
@@ -87,6 +91,10 @@ class DataContract(Settings):
         rule(
             lambda d: all(_CODES.fullmatch(c.partition("=")[2]) for c in d.categorical),
             lambda d: f"categorical is {d.categorical}; write numbers after '=': 'cp=1|2|3'",
+        ),
+        rule(
+            lambda d: set(d.scale) <= numeric_features(d),
+            lambda d: f"scale names {', '.join(d.scale)}; each must be a numeric one of features",
         ),
         rule(
             lambda d: d.kind == "table" or len(d.patch_size) == d.dimensions,

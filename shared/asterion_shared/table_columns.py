@@ -1,7 +1,8 @@
 """A row of a table as a network sees it: numbers, codes as one-hot columns, nothing missing.
 
 A number becomes two columns: its standardised value (0 when missing) and 1 when it is missing. A
-code becomes one column a value, all 0 when it is missing. Mean and deviation are the site's own.
+code becomes one column a value, all 0 when it is missing. Mean and deviation are the plan's, or the
+site's own.
 """
 
 from collections.abc import Sequence
@@ -44,10 +45,13 @@ def table_width(contract: DataContract) -> int:
     return len(column_names(contract))
 
 
-def scale_of(rows: npt.NDArray[np.float64]) -> Scale:
-    """Mean and deviation of rows ``(N, F)``, ignoring NaN; a constant or absent feature gets 1.
+def scale_of(rows: npt.NDArray[np.float64], contract: DataContract) -> Scale:
+    """Mean and deviation of each feature: the plan's where it has them, else of these rows.
 
-    No row at all gives mean 0 and deviation 1.
+    Args:
+        rows: a site's training rows ``(N, F)``, NaN where missing. A constant or absent feature
+            has deviation 1; no row at all gives mean 0 and deviation 1.
+        contract: names the features.
     """
     known = np.isfinite(rows)
     count = known.sum(axis=0)
@@ -55,7 +59,11 @@ def scale_of(rows: npt.NDArray[np.float64]) -> Scale:
     mean = np.where(known, rows, 0).sum(axis=0) / some
     squares = np.where(known, (rows - mean) ** 2, 0).sum(axis=0) / some
     deviation = np.sqrt(squares)
-    return Scale(mean, np.where(deviation > 0, deviation, 1.0))
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    for index, feature in enumerate(contract.features):
+        if feature in contract.scale:
+            mean[index], deviation[index] = contract.scale[feature]
+    return Scale(mean, deviation)
 
 
 def to_columns(

@@ -303,7 +303,7 @@ def _make_rows(plan: Plan, profile: SiteProfile) -> list[Case]:
         labels.append(int(draws.choice(len(profile.prior), p=profile.prior)))
         rows.append(make_row(plan, labels[-1], profile.missing, draws))
     table, num_test = np.stack(rows), num_test_cases(profile)
-    columns = to_columns(table, plan.data, scale_of(table[num_test:]))
+    columns = to_columns(table, plan.data, scale_of(table[num_test:], plan.data))
     cases = []
     for number, (row, true_label) in enumerate(zip(columns, labels, strict=True)):
         case_id = _case_id(plan, profile.name, number)

@@ -102,12 +102,21 @@ def test_numbers_get_a_missing_column_and_codes_a_column_each() -> None:
 
 def test_mean_and_deviation_by_hand() -> None:
     rows = np.array([[1, 5, NAN], [3, 5, NAN], [NAN, 5, NAN]])
-    scale = scale_of(rows)
+    scale = scale_of(rows, CONTRACT)
     np.testing.assert_allclose(scale.mean, [2, 5, 0])
     np.testing.assert_allclose(scale.deviation, [1, 1, 1])
-    empty = scale_of(np.empty((0, 3)))
+    empty = scale_of(np.empty((0, 3)), CONTRACT)
     np.testing.assert_array_equal(empty.mean, [0, 0, 0])
     np.testing.assert_array_equal(empty.deviation, [1, 1, 1])
+
+
+def test_the_plans_scale_wins_so_that_no_row_changes_another() -> None:
+    fixed = CONTRACT.model_copy(update={"scale": {"age": (50.0, 10.0)}})
+    rows = np.array([[1.0, 5, 7], [3, 5, 9]])
+    for some in (rows, rows[:1], rows[:0]):
+        scale = scale_of(some, fixed)
+        assert (scale.mean[0], scale.deviation[0]) == (50.0, 10.0)
+    np.testing.assert_allclose(scale_of(rows, fixed).mean, [50, 5, 8])
 
 
 @settings(deadline=None)
@@ -118,7 +127,7 @@ def test_mean_and_deviation_by_hand() -> None:
 )
 def test_whatever_the_rows_the_columns_are_finite(rows: list[tuple[float, ...]]) -> None:
     values = np.array(rows)
-    columns = to_columns(values, CONTRACT, scale_of(values))
+    columns = to_columns(values, CONTRACT, scale_of(values, CONTRACT))
     assert columns.shape == (len(rows), 7)
     assert np.isfinite(columns).all()
     np.testing.assert_array_equal(columns[:, 1] == 1, np.isnan(values[:, 0]))

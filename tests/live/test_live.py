@@ -270,7 +270,9 @@ def test_a_stopped_run_goes_on(federation: Federation, tmp_path: Path) -> None:
 def test_a_private_run_is_charged_at_the_sites_and_stops_at_their_limits(
     federation: Federation,
 ) -> None:
-    plan = plan_of("private", 3, privacy=PRIVATE)
+    scaled = {"kind": "table", "features": ["a", "b"], "classes": ["well", "ill"],
+              "scale": {"a": [0.5, 1.0], "b": [0.5, 1.0]}}  # fmt: skip
+    plan = plan_of("private", 3, privacy=PRIVATE, data=scaled)
     rounds = {n: spent([charge], 1e-5).epsilon for n in (2, 3) if (charge := charge_of(plan, n))}
     assert rounds[2] < PRIVATE_LIMITS["west"] < rounds[3]
     launch = federation.launch(plan)

@@ -65,6 +65,8 @@ def plan_of(**sections: Any) -> Plan:
         ({"parameters": {"batch_norm_statistics": "share"}}, "averages of the data"),
         ({"parameters": {"keep": ["head.*"]}}, "not noised"),
         ({"local": {"patches_per_image": 2}}, "with one patch"),
+        ({"data": {"kind": "table", "channels": ["x"], "features": ["a", "b"],
+                   "scale": {"a": [0.0, 1.0]}}}, "each row would change all others"),
         ({"local": {"seconds_limit": 5.0}}, "stated before the run"),
         (SITES | {"algorithm": {}}, "no site's weight has a bound"),
         (SITES | {"algorithm": {"weighting": "uniform"}}, "no site's weight has a bound"),

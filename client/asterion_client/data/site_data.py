@@ -347,7 +347,7 @@ def _read_table(
     training = [
         i for i, r in enumerate(frozen.records) if r.split == "train" and frozen.ids[i] not in bad
     ]
-    columns = to_columns(rows, plan.data, scale_of(rows[training]))
+    columns = to_columns(rows, plan.data, scale_of(rows[training], plan.data))
     cases = [
         Case(
             id=case_id,

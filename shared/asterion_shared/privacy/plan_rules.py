@@ -5,6 +5,11 @@ from typing import Any
 from asterion_shared.settings_files import Rule, rule
 
 
+def numeric_features(data: Any) -> set[str]:
+    """The features of a data contract that are not codes."""
+    return set(data.features) - {text.partition("=")[0] for text in data.categorical}
+
+
 def _protects_within_a_site(plan: Any) -> bool:
     return plan.privacy is not None and plan.privacy.protects != "site"
 
@@ -34,6 +39,18 @@ PRIVACY_RULES: tuple[Rule, ...] = (
         lambda p: (
             f"local.patches_per_image is {p.local.patches_per_image} and privacy.protects is "
             f"{p.privacy.protects!r}; an image takes part in a step with one patch: set it to 1"
+        ),
+    ),
+    rule(
+        lambda p: (
+            not _protects_within_a_site(p)
+            or p.data.kind == "image"
+            or set(p.data.scale) == numeric_features(p.data)
+        ),
+        lambda p: (
+            "data.scale lacks features and privacy.protects is "
+            f"{p.privacy.protects!r}; standardised by the site's own rows each row would change "
+            "all others: give a published mean and deviation of each numeric feature"
         ),
     ),
     rule(
