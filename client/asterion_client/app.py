@@ -117,6 +117,10 @@ def _digest(addressed: AddressedOrder) -> str:
              order.layout_sha256, order.evaluate)
         ).encode()
     )  # fmt: skip
+    if order.sum is not None:
+        step = order.sum
+        digest.update(repr((step.id, step.of, step.step, step.sites, step.size)).encode())
+        digest.update(step.content[addressed.site])
     if order.weights is not None:
         digest.update(order.weights.data)
     return digest.hexdigest()

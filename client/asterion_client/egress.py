@@ -42,6 +42,13 @@ _STAGES = {
     "unknown_patients": "reading data",
     "no_privacy_budget": "receiving",
     "budget_spent": "sending",
+    "no_roster": "receiving",
+    "secure_sum_malformed": "receiving",
+    "secure_sum_forged": "receiving",
+    "secure_sum_too_few": "receiving",
+    "secure_sum_two_sets": "receiving",
+    "secure_sum_out_of_step": "receiving",
+    "secure_sum_out_of_range": "sending",
     "data_withdrawn": "reading data",
     "label_outside_classes": "reading data",
     "mask_shape_mismatch": "reading data",
@@ -138,7 +145,15 @@ def _problem(report: Report, order: Order) -> str:
     except ValueError as error:
         LOG.warning("%s", describe(error, "report_rejected"))
         return "report_rejected"
-    return _update_problem(report, order)
+    if order.plan.secure_sum is not None or order.phase == "sum":
+        return _secure_problem(report, order)
+    return "report_rejected" if report.sum_message else _update_problem(report, order)
+
+
+def _secure_problem(report: Report, order: Order) -> str:
+    """Of a report under a secure sum: nothing leaves but the sum's own messages."""
+    fits = bool(report.sum_message) == (order.phase == "sum")
+    return "" if report.is_bare and fits else "report_rejected"
 
 
 def _update_problem(report: Report, order: Order) -> str:

@@ -9,16 +9,16 @@ from asterion_client.privacy_ledger import Ledger, ledger_folder
 from asterion_client.settings import SiteSettings
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
-from asterion_shared.messages import Order, Report
+from asterion_shared.messages import Order
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.settings import Protected
 
 
 def charge_release(
-    settings: SiteSettings, folder: Path, order: Order, data: SiteData, report: Report
+    settings: SiteSettings, folder: Path, order: Order, data: SiteData, payload: bytes | None
 ) -> None:
-    """Charge the update of a private train order; nothing for any other report.
+    """Charge what leaves of a private training; nothing under another plan.
 
     Noise that the coordinator adds is charged as well: the site gave its update for a result that
     is so noised. It cannot check that, which is what trusting the coordinator means.
@@ -26,17 +26,18 @@ def charge_release(
     Args:
         settings: the site's.
         folder: of ``site.toml``.
-        order: what the report answers.
+        order: the train order.
         data: the frozen data set.
-        report: about to leave.
+        payload: bytes of the update, or of the vector for a secure sum, about to leave; None
+            when there is none.
 
     Raises:
-        BudgetSpentError: it would exceed the site's limit; the report must not leave.
+        BudgetSpentError: it would exceed the site's limit; the payload must not leave.
         DiskProblemError: the ledger cannot be written.
         FileProblemError: the ledger is not whole, or was put back from a backup.
     """
     privacy, charge = order.plan.privacy, charge_of(order.plan, 1)
-    if privacy is None or charge is None or report.update is None:
+    if privacy is None or charge is None or payload is None:
         return
     with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
         ledger.charge(
@@ -44,7 +45,7 @@ def charge_release(
                 run=order.run,
                 round=order.round,
                 phase=order.phase,
-                payload_sha256=hashlib.sha256(report.update.tobytes()).hexdigest(),
+                payload_sha256=hashlib.sha256(payload).hexdigest(),
                 charges=(charge,),
                 fingerprint=data.manifest_sha256,
                 unit_kind=privacy.protects,

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from asterion_shared.cases import SiteData
 from asterion_shared.clipped_gradients import LossOf, Method, clipped_gradient_sum, example_losses
 from asterion_shared.errors import DataProblemError
-from asterion_shared.parameters import Vector, length
+from asterion_shared.parameters import Vector, clipped
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.gaussian_noise import add_gaussian
 from asterion_shared.privacy.network_check import private_method
@@ -159,17 +159,6 @@ def release_privately(update: Vector, privacy: PrivacySettings, secret: SecretSt
     bounded = clipped(update, privacy.clip_norm)
     noised = add_gaussian(bounded, privacy.noise_multiplier * privacy.clip_norm, secret)
     return noised.astype(np.float32)
-
-
-def clipped(update: Vector, clip_norm: float) -> npt.NDArray[np.float64]:
-    """The update in float64, no longer than ``clip_norm``; zero where it is not finite."""
-    norm = length(update)
-    if not np.isfinite(norm):
-        return np.zeros(update.shape, np.float64)
-    bounded = update.astype(np.float64)
-    while length(bounded) > clip_norm:  # rounding may leave the first result an ulp too long
-        bounded *= min(clip_norm / length(bounded), 1 - 2**-50)
-    return bounded
 
 
 def _units(privacy: PrivacySettings, data: SiteData, usable: Sequence[int]) -> list[Rows]:

@@ -65,6 +65,11 @@ class ConnectionSettings(Settings):
     private_key: str
     """The site's own private key (mode 0600), relative to ``site.toml``; it never leaves."""
 
+    peers: str | None = None
+    """Folder with the public key of every site, ``NAME.pem``, relative to ``site.toml``; needed
+    for secure sums. Compare the keys with the other sites on a way that is not the
+    coordinator's: whoever can put a key into it can pose as that site."""
+
     message_seconds: Annotated[float, Field(ge=10, le=86_400)] = 600.0
     """How long the site waits for the rest of a message that has begun to arrive. It never comes
     when a run is stopped in that moment; a slow line needs time for a large model."""

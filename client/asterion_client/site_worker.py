@@ -3,6 +3,7 @@
 At the closing evaluation it writes a report for its own eyes, with pictures, which never leaves.
 """
 
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -10,12 +11,15 @@ import torch
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
 from asterion_client.privacy_release import charge_release, group_salt
+from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
+from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.summed_vector import Words
 from asterion_shared.reports.pictures import draw_examples
 from asterion_shared.tasks.prediction import model_predictor
 
@@ -33,6 +37,7 @@ class SiteWorker:
         self._warm: tuple[str, str] | None = None
         self._data: SiteData | None = None
         self._workspace: Workspace | None = None
+        self._secure = SecureRounds(settings, folder)
 
     def answer(self, order: Order) -> Report:
         """Carry out an order.
@@ -48,17 +53,24 @@ class SiteWorker:
             raise OrderRefusedError(msg, code="wrong_task")
         torch.set_num_threads(self.settings.compute.threads)
         data = self.data(order.run, order.plan)
+        if order.phase == "sum":
+            return self._secure.answer(order, partial(self._charge, data=data))
         if order.phase == "count":
-            return count_examples(data)
+            counted = count_examples(data)
+            return counted if order.plan.secure_sum is None else counted.bare()
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         report = work(order, data, workspace, folder)
-        charge_release(self.settings, self.folder, order, data, report)
+        if order.plan.secure_sum is None and report.update is not None:
+            self._charge(order, data, report.update)
         remember(folder, order, report)
         if order.phase == "evaluate":
             # The model still has the weights of the order, so the pictures show what was scored.
             predict = model_predictor(workspace.model, order.plan, workspace.device)
             report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
-        return report
+        return report if order.plan.secure_sum is None else self._secure.hold(order, report)
+
+    def _charge(self, order: Order, data: SiteData, payload: Vector | Words) -> None:
+        charge_release(self.settings, self.folder, order, data, payload.tobytes())
 
     def data(self, run: str, plan: Plan) -> SiteData:
         """The site's cases for a run, read at its first order and checked at each later one."""

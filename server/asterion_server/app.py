@@ -14,12 +14,14 @@ from pathlib import Path
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from asterion_server.keys import public_keys
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError, UserInputError
 from asterion_shared.events import Event, RunFinished, append_event
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.secure_sum import elliptic_verifier
 from asterion_shared.result import Result
 
 COORDINATOR_VARIABLE = "ASTERION_COORDINATOR"
@@ -69,6 +71,7 @@ def _conduct(grid: Grid, folder: RunFolder) -> Result:
             carrier="flower",
             emit=lambda event: _tell(folder, plan, event),
             plan_folder=Path(launch.plan_folder),
+            verify=elliptic_verifier(public_keys(folder.path.parent.parent)),
         )
     except AsterionError as error:
         LOG.warning("the run ended early: %s", type(error).__name__)

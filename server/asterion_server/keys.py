@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
     load_pem_private_key,
+    load_pem_public_key,
 )
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field
@@ -97,7 +98,7 @@ class Provisioned:
         return self.folder / "enrolled" / f"{site}.pem"
 
     def kit(self, site: str) -> Path:
-        """What a site is given: ``ca.pem``, ``site.key``, ``connection.toml``."""
+        """What a site is given: ``ca.pem``, ``site.key``, ``peers/``, ``connection.toml``."""
         return self.folder / "kits" / site
 
 
@@ -134,6 +135,9 @@ def provision(
         _write_private(made.secret, secrets.token_bytes(32))
     for site in made.settings.sites:
         _enrol(made, site)
+    for site in made.settings.sites:
+        for peer in made.settings.sites:
+            _write(made.kit(site) / "peers" / f"{peer}.pem", made.public_key(peer).read_bytes())
     _write(folder / "coordinator.toml", _toml(made.settings).encode())
     return made
 
@@ -156,6 +160,24 @@ def open_provisioned(folder: Path) -> Provisioned:
             fix = f"run asterion server init {folder} again with the same hosts and sites"
             raise FileProblemError(file, "no such file", fix)
     return found
+
+
+def public_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:
+    """The enrolled sites' public keys by name; empty when none is enrolled.
+
+    Args:
+        folder: the coordinator's.
+
+    Raises:
+        FileProblemError: a file is not an EC key.
+    """
+    keys: dict[str, ec.EllipticCurvePublicKey] = {}
+    for path in sorted((folder / "enrolled").glob("*.pem")):
+        key = load_pem_public_key(path.read_bytes())
+        if not isinstance(key, ec.EllipticCurvePublicKey):
+            raise FileProblemError(path, "is not an EC key", "enrol the site again")
+        keys[path.stem] = key
+    return keys
 
 
 def _authority(made: Provisioned) -> tuple[ec.EllipticCurvePrivateKey, x509.Certificate]:
@@ -214,11 +236,13 @@ def _enrol(made: Provisioned, site: str) -> None:
         _write(made.public_key(site), public)
     _write(kit / "ca.pem", made.root_certificate.read_bytes())
     lines = [
-        "# Put ca.pem and site.key beside site.toml and these lines into it.",
+        "# Put ca.pem, site.key and peers beside site.toml and these lines into it.",
         "[connection]",
         f'address = "{_in_url(made.settings.hosts[0])}:{made.settings.port}"',
         'root_certificate = "ca.pem"',
         'private_key = "site.key"',
+        "# Keys of all sites, for secure sums: compare them with the other sites, not through us.",
+        'peers = "peers"',
     ]
     _write(kit / "connection.toml", ("\n".join(lines) + "\n").encode())
 

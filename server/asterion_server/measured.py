@@ -36,11 +36,15 @@ class Measured:
             self._merge(self._early.pop(self._next))
             self._next += 1
 
+    def add_sum(self, statistics: Statistics) -> None:
+        """Take the sum of those sites whose own nobody sees."""
+        self._merge(statistics)
+
     def finish(self) -> tuple[Metrics, dict[str, Metrics]]:
         """The pooled metrics, empty when nothing was measured, and those by site, sorted."""
         for place in sorted(self._early):
             self._merge(self._early.pop(place))
-        pooled = _finite(summarise(self._pooled, self._plan)) if self._sites else {}
+        pooled = _finite(summarise(self._pooled, self._plan)) if self._pooled else {}
         return pooled, dict(sorted(self._sites.items()))
 
     def _merge(self, statistics: Statistics) -> None:

@@ -40,5 +40,15 @@ def check_report(report: Report, order: Order, layout: Layout) -> None:
         raise _rejected(report, "the update has a number that is not finite")
 
 
+def check_bare(report: Report, order: Order) -> None:
+    """Refuse a report under a secure sum that says more than that the site is ready.
+
+    Raises:
+        ReportRejectedError: it does, or it lacks the message of the step that was due.
+    """
+    if not report.is_bare or bool(report.sum_message) != (order.phase == "sum"):
+        raise _rejected(report, "it says more, or less, than the plan's secure sum wants")
+
+
 def _rejected(report: Report, message: str) -> ReportRejectedError:
     return ReportRejectedError(report.site, "report_rejected", message)

@@ -29,10 +29,12 @@ from asterion_server.checkpoint import (
 )
 from asterion_server.initial_weights import initial_weights
 from asterion_server.measured import Measured
-from asterion_server.report_check import check_report
+from asterion_server.report_check import check_bare, check_report
 from asterion_server.round_log import FinalRounds
+from asterion_server.secure_round import SecureRound, summed_here, summed_live
 from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.errors import (
+    PlanMismatchError,
     PrivacyProofError,
     QuorumLostError,
     ReportRejectedError,
@@ -53,6 +55,7 @@ from asterion_shared.messages import (
 from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
+from asterion_shared.privacy.secure_sum import Verify
 from asterion_shared.result import (
     FinalModel,
     Result,
@@ -83,6 +86,7 @@ def run_rounds(
     plan_folder: Path = Path(),
     participants: Participants | None = None,
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None = None,
+    verify: Verify | None = None,
 ) -> Result:
     """Carry out a plan, or what is left of it when ``folder`` holds checkpoints of the run.
 
@@ -98,6 +102,7 @@ def run_rounds(
         participants: the sites that can be selected in a round, or None for all of them; only
             a simulation that replays a recording knows them beforehand.
         simulation: what a simulation adds to the result, from the sites asked in each round.
+        verify: by the sites' identities, for secure sums over messages; None in a simulation.
 
     Returns:
         The result, as it was written to ``folder/result.json``.
@@ -120,6 +125,7 @@ def run_rounds(
         emit,
         participants or (lambda round_: None),
         simulation,
+        verify,
     )
     loop.resume_or_begin(plan_folder)
     try:
@@ -144,6 +150,7 @@ class _Loop:
     emit: Listener
     participants: Participants
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
+    verify: Verify | None
     plan_sha256: str = field(init=False)
     folding: FoldingCohort | None = field(init=False)
     """The cohort, if it can fold."""
@@ -255,10 +262,12 @@ class _Loop:
         """Round 0: every expected site says how much data it has."""
         began = time.monotonic()
         outcomes: dict[str, SiteOutcome] = {}
-        for answer in self._ask("count", 0, self.expected_sites, evaluate=False):
-            outcomes[answer.site] = _outcome(answer)
+        order = self._order("count", 0, evaluate=False)
+        for answer in self._ask(order, self.expected_sites):
             if isinstance(answer, Report):
+                answer = answer if self.plan.secure_sum is None else answer.bare()
                 self._remember(answer)
+            outcomes[answer.site] = _outcome(answer)
         self.rounds[0] = _round_result(0, outcomes, began)
         self._require_quorum(0)
         self._store(0)
@@ -276,16 +285,27 @@ class _Loop:
         self.step.begin(chosen, self.layout.size)
         if self.rounds_allowed is not None:
             self._charge(number, chosen, self.rounds_allowed)
-        for answer in self._trained(number, times, evaluate=due):
-            outcomes[answer.site] = self._folded(answer, times[answer.site])
-            if isinstance(answer, Report):
-                self._remember(answer)
-                measured.add(answer.site, answer.statistics)
+        lost: QuorumLostError | None = None
+        if self.plan.secure_sum is not None:
+            found = self._securely(self._order("train", number, evaluate=due), chosen)
+            outcomes = {answer.site: _outcome(answer) for answer in found.answers}
+            lost = found.problem
+            if found.summed is not None:
+                measured.add_sum(found.summed.statistics)
+                self.step.add_sum(chosen, found.summed.update, found.summed.weight)
+        else:
+            for answer in self._trained(number, times, evaluate=due):
+                outcomes[answer.site] = self._folded(answer, times[answer.site])
+                if isinstance(answer, Report):
+                    self._remember(answer)
+                    measured.add(answer.site, answer.statistics)
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
         self.rounds[number] = _round_result(number, outcomes, began)
+        if lost is not None:
+            raise lost
         self._require_quorum(number)
         before = self.weights
         self.weights = self.step.finish(number, before)
@@ -313,16 +333,16 @@ class _Loop:
         self, number: int, times: Mapping[str, int], *, evaluate: bool
     ) -> Iterator[Answer]:
         """One answer for each site; those of a partial fold are in the step's sum already."""
-        if not self.step.linear or self.folding is None:
-            yield from self._ask("train", number, tuple(times), evaluate=evaluate)
-            return
         order = self._order("train", number, evaluate=evaluate)
+        if not self.step.linear or self.folding is None:
+            yield from self._ask(order, tuple(times))
+            return
         waiting = set(times)
         for part in self.folding.fold(order, times):
             if not isinstance(part, PartialFold):
                 if part.site in waiting:
                     waiting.remove(part.site)
-                    yield _checked(part, order, self.layout)
+                    yield self._checked(part, order)
                 continue
             reports = [answer for answer in part.answers if isinstance(answer, Report)]
             for report in reports:
@@ -352,7 +372,11 @@ class _Loop:
         """Measure the final model (or the given one) at every site; nobody trains."""
         number = max(self.done, 0)
         measured = Measured(self.plan, self.expected_sites)
-        for answer in self._ask("evaluate", number + 1, self.expected_sites, evaluate=True):
+        if self.plan.secure_sum is not None:
+            self._evaluate_securely(number, measured)
+            return
+        order = self._order("evaluate", number + 1, evaluate=True)
+        for answer in self._ask(order, self.expected_sites):
             if isinstance(answer, Report):
                 self._remember(answer)
                 measured.add(answer.site, answer.statistics)
@@ -362,18 +386,56 @@ class _Loop:
         self._measured(number, measured)
         self.emit(RoundFinished(round_result=self.rounds[number]))
 
-    def _ask(
-        self, phase: Phase, number: int, sites: Sequence[str], *, evaluate: bool
-    ) -> Iterator[Answer]:
+    def _evaluate_securely(self, number: int, measured: Measured) -> None:
+        """Measure at as many sites as a round asks; their sum is all that is learnt."""
+        chosen = tuple(select(self.plan, number + 1, dict.fromkeys(self.expected_sites, 0)))
+        found = self._securely(self._order("evaluate", number + 1, evaluate=True), chosen)
+        if found.problem is not None:
+            raise found.problem
+        assert found.summed is not None  # noqa: S101  # there was no problem
+        measured.add_sum(found.summed.statistics)
+        self._measured(number, measured)
+        self.emit(RoundFinished(round_result=self.rounds[number]))
+
+    def _securely(self, order: Order, chosen: Sequence[str]) -> SecureRound:
+        """Carry out an order under a secure sum.
+
+        Raises:
+            PlanMismatchError: fewer sites take part than the plan's thresholds are for.
+        """
+        if len(chosen) != self.plan.rounds.sites_per_round:
+            msg = (
+                f"rounds.sites_per_round is {self.plan.rounds.sites_per_round} and {len(chosen)} "
+                "sites take part; a secure sum needs exactly as many: change the plan or the sites"
+            )
+            raise PlanMismatchError(msg)
+        if self.verify is None:
+            # A simulation's reports are whole, and are checked as such.
+            return summed_here(order, chosen, self._ask)
+        return summed_live(order, chosen, self._ask, self.verify)
+
+    def _ask(self, order: Order, sites: Sequence[str]) -> Iterator[Answer]:
         """Send an order; yield one answer for each site, with only valid reports among them."""
-        order = self._order(phase, number, evaluate=evaluate)
         waiting = set(sites)
         for answer in self.cohort.ask(order, sites):
             if answer.site in waiting:
                 waiting.remove(answer.site)
-                yield _checked(answer, order, self.layout)
+                yield self._checked(answer, order)
         for site in sorted(waiting):
             yield NoReport(site=site, outcome="late")
+
+    def _checked(self, answer: Answer, order: Order) -> Answer:
+        """A report that holds to its order, or why it is not used."""
+        if isinstance(answer, NoReport):
+            return answer
+        try:
+            if self.plan.secure_sum is not None and self.verify is not None:
+                check_bare(answer, order)
+            else:
+                check_report(answer, order, self.layout)
+        except ReportRejectedError as error:
+            return NoReport(site=answer.site, outcome="failed", code=error.code, stage="receiving")
+        return answer
 
     def _order(self, phase: Phase, number: int, *, evaluate: bool) -> Order:
         return Order(
@@ -437,15 +499,6 @@ class _Loop:
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number
-
-
-def _checked(answer: Answer, order: Order, layout: Layout) -> Answer:
-    if isinstance(answer, Report):
-        try:
-            check_report(answer, order, layout)
-        except ReportRejectedError as error:
-            return NoReport(site=answer.site, outcome="failed", code=error.code, stage="receiving")
-    return answer
 
 
 def _outcome(answer: Answer, norm: float | None = None, *, clipped: bool = False) -> SiteOutcome:

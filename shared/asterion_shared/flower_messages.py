@@ -8,13 +8,21 @@ oversized parts are refused, because the other side may be broken or hostile.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from asterion_shared.errors import AsterionError, OrderRefusedError, ReportRejectedError
-from asterion_shared.messages import REASON_CODES, NoReport, Order, Phase, Report
+from asterion_shared.messages import (
+    REASON_CODES,
+    NoReport,
+    Order,
+    Phase,
+    Report,
+    SumOrder,
+    SumStep,
+)
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import parse_plan
@@ -37,13 +45,21 @@ STAGES = ("", "receiving", "reading data", "training", "evaluating", "sending")
 FAILURES = ("internal_error", "disk_problem", "diverged", "report_rejected")
 """Codes that mean the site tried and failed; with any other code it refused."""
 
-MESSAGE_TYPES: dict[Phase, str] = {"count": "query", "train": "train", "evaluate": "evaluate"}
+MESSAGE_TYPES: dict[Phase, str] = {
+    "count": "query",
+    "train": "train",
+    "evaluate": "evaluate",
+    "sum": "query",
+}
 """The kind of Flower message that carries each phase."""
 
 _ORDER = {"format": int, "site": str, "run": str, "plan": str, "round": int, "phase": str,
           "layout_sha256": str, "evaluate": bool, "deadline_seconds": float}  # fmt: skip
+_SUM = {"format": int, "id": str, "of": str, "step": str, "sites": list, "size": int,
+        "content": bytes}  # fmt: skip
 _COUNTS = ("num_examples", "num_test", "num_bad_files", "num_steps")
 _REPORT = dict.fromkeys(_COUNTS, int) | {"format": int, "manifest_sha256": str, "seconds": float}
+_SUM_MESSAGE = {"format": int, "message": bytes}
 _REFUSAL = {"format": int, "code": str, "stage": str}
 
 
@@ -81,6 +97,18 @@ def encode_order(order: Order, site: str) -> RecordDict:
     )
     if order.weights is not None:
         content["weights"] = vector_record(order.weights)
+    if order.sum is not None:
+        content["sum"] = ConfigRecord(
+            {
+                "format": FORMAT,
+                "id": order.sum.id,
+                "of": order.sum.of,
+                "step": order.sum.step,
+                "sites": list(order.sum.sites),
+                "size": order.sum.size,
+                "content": order.sum.content.get(site, b""),
+            }
+        )
     return content
 
 
@@ -92,12 +120,15 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             not hold here.
     """
     try:
-        fields = _fields(content, "order", _ORDER, also=("weights",))
+        fields = _fields(content, "order", _ORDER, also=("weights", "sum"))
         if fields["phase"] not in MESSAGE_TYPES:
             _fail(f"phase is {fields['phase']!r:.40}")
         if len(fields["plan"]) > MOST_TEXT_BYTES:
             _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
         weights = _vector(content, "weights", None) if "weights" in content else None
+        if ("sum" in content) != (fields["phase"] == "sum"):
+            _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
+        step = _sum_order(content, fields["site"]) if "sum" in content else None
         plan = parse_plan(fields["plan"], "the order's plan")
     except (AsterionError, ValueError) as error:
         msg = f"the order cannot be read ({error}); install the coordinator's version of asterion"
@@ -111,8 +142,27 @@ def decode_order(content: RecordDict) -> AddressedOrder:
         layout_sha256=fields["layout_sha256"],
         evaluate=fields["evaluate"],
         deadline_seconds=fields["deadline_seconds"],
+        sum=step,
     )
     return AddressedOrder(fields["site"], order)
+
+
+def _sum_order(content: RecordDict, site: str) -> SumOrder:
+    fields = _typed(content, "sum", _SUM)
+    if fields["of"] not in ("train", "evaluate") or fields["step"] not in get_args(SumStep):
+        _fail(f"a sum of {fields['of']!r:.40}, step {fields['step']!r:.40}")
+    if not all(isinstance(name, str) for name in fields["sites"]):
+        _fail("a sum's sites are not names")
+    if not 0 <= fields["size"] <= MOST_WEIGHTS:
+        _fail(f"a sum of {fields['size']} numbers")
+    return SumOrder(
+        id=fields["id"],
+        of=fields["of"],
+        step=fields["step"],
+        sites=tuple(fields["sites"]),
+        size=fields["size"],
+        content={site: fields["content"]},
+    )
 
 
 def encode_report(report: Report) -> RecordDict:
@@ -129,6 +179,8 @@ def encode_report(report: Report) -> RecordDict:
     content["kinds"], content["statistics"] = ConfigRecord(dict(kinds)), MetricRecord(numbers)
     if report.update is not None:
         content["update"] = vector_record(report.update)
+    if report.sum_message:
+        content["sum"] = ConfigRecord({"format": FORMAT, "message": report.sum_message})
     return content
 
 
@@ -194,9 +246,10 @@ def _no_report(site: str, code: str, stage: str) -> NoReport:
 
 def _report(content: RecordDict, site: str, size: int | None) -> Report:
     main = content.get("report")
+    summed = ("sum",) if "sum" in content else ()
     with_loss = isinstance(main, ConfigRecord) and "train_loss" in main
     known = _REPORT | ({"train_loss": float} if with_loss else {})
-    fields = _fields(content, "report", known, also=("kinds", "statistics", "update"))
+    fields = _fields(content, "report", known, also=("kinds", "statistics", "update", *summed))
     for name in _COUNTS:
         if not 0 <= fields[name] < 2**53:
             _fail(f"{name} is {fields[name]}")
@@ -216,6 +269,7 @@ def _report(content: RecordDict, site: str, size: int | None) -> Report:
         statistics=_statistics(content),
         seconds=fields["seconds"],
         bytes_up=num_bytes(content),
+        sum_message=_typed(content, "sum", _SUM_MESSAGE)["message"] if summed else b"",
     )
 
 
@@ -242,11 +296,16 @@ def _fields(
     content: RecordDict, name: str, types: Mapping[str, type], *, also: tuple[str, ...]
 ) -> dict[str, Any]:
     """The values of the main record, each of exactly its type."""
+    if unknown := set(content) - {name, *also}:
+        _fail(f"{len(unknown)} unknown records")
+    return _typed(content, name, types)
+
+
+def _typed(content: RecordDict, name: str, types: Mapping[str, type]) -> dict[str, Any]:
+    """The values of one record, each of exactly its type."""
     record = content.get(name)
     if not isinstance(record, ConfigRecord):
         _fail(f"the record {name!r} is missing")
-    if unknown := set(content) - {name, *also}:
-        _fail(f"{len(unknown)} unknown records")
     if record.keys() != types.keys():
         _fail(f"record {name!r} has other fields than version {FORMAT}")
     for key, kind in types.items():

@@ -11,7 +11,10 @@ from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 
-Phase = Literal["count", "train", "evaluate"]
+Phase = Literal["count", "train", "evaluate", "sum"]
+
+SumStep = Literal["keys", "reveal", "shares", "masked", "agree", "unmask"]
+"""The steps of a secure sum, in order; ``docs/secure-sum.md`` has them."""
 
 REASON_CODES: dict[str, str] = {
     "wrong_task": "the site's data are for another task",
@@ -22,6 +25,7 @@ REASON_CODES: dict[str, str] = {
     "unknown_patients": "patients are protected and a case does not say whose it is",
     "no_privacy_budget": "the plan is private and the site has set no limit of its own",
     "budget_spent": "the report would cost more privacy than the site allows",
+    "no_roster": "the plan has a secure sum and the site knows no keys of the other sites",
     "secure_sum_malformed": "a message of the secure sum cannot be read",
     "secure_sum_forged": "a signature of the secure sum is not its sender's",
     "secure_sum_too_few": "too few sites are left for the secure sum",
@@ -44,6 +48,27 @@ REASON_CODES: dict[str, str] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SumOrder:
+    """One step of a secure sum of what sites hold since they trained or evaluated.
+
+    Attributes:
+        id: identity of the sum; another try has another.
+        of: what is summed: the updates and metrics of a train order, or metrics alone.
+        step: the step that is due.
+        sites: all that the sum was begun with, sorted; the same in each step.
+        size: numbers in an update; 0 when metrics alone are summed.
+        content: the coordinator's message for each site that is asked; none in the first step.
+    """
+
+    id: str
+    of: Literal["train", "evaluate"]
+    step: SumStep
+    sites: tuple[str, ...]
+    size: int
+    content: Mapping[str, bytes] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Order:
     """What the coordinator asks of sites in one round.
 
@@ -52,11 +77,12 @@ class Order:
         plan: the whole plan.
         round: 1, 2, ...; 0 for the first count.
         phase: count the examples, train (and evaluate the incoming weights when ``evaluate``),
-            or only evaluate them.
+            only evaluate them, or take a step of a secure sum.
         weights: the global weights, shape ``(layout.size,)``; None when counting.
         layout_sha256: hash of the layout they belong to; empty when counting.
         evaluate: whether a training site also evaluates the incoming weights.
         deadline_seconds: how long the coordinator waits from now.
+        sum: the step of a secure sum; None in the other phases.
     """
 
     run: str
@@ -67,6 +93,7 @@ class Order:
     layout_sha256: str = ""
     evaluate: bool = True
     deadline_seconds: float = 600.0
+    sum: SumOrder | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +114,7 @@ class Report:
         bytes_down, bytes_up: what travelled; 0 in a simulation, where nothing does.
         update_norm: Euclidean length of an update that is in a :class:`PartialFold` instead of
             here; None when the update itself is here, or nothing was trained.
+        sum_message: the site's message in a step of a secure sum; empty in the other phases.
     """
 
     site: str
@@ -102,6 +130,27 @@ class Report:
     bytes_down: int = 0
     bytes_up: int = 0
     update_norm: float | None = None
+    sum_message: bytes = b""
+
+    @property
+    def is_bare(self) -> bool:
+        """Whether it says no more than that the site is ready, beside its message of a sum."""
+        counts = (self.num_examples, self.num_test, self.num_bad_files, self.num_steps)
+        unsaid = self.update is None and self.train_loss is None and self.update_norm is None
+        return unsaid and not self.statistics and not any(counts)
+
+    def bare(self) -> "Report":
+        """That the site is ready for a secure sum, and nothing of what it will put in."""
+        return Report(
+            site=self.site,
+            num_examples=0,
+            num_test=0,
+            num_bad_files=0,
+            manifest_sha256=self.manifest_sha256,
+            seconds=self.seconds,
+            bytes_down=self.bytes_down,
+            bytes_up=self.bytes_up,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

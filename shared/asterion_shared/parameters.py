@@ -170,6 +170,17 @@ def length(vector: npt.NDArray[np.floating[Any]]) -> float:
     return math.sqrt(np.square(vector, dtype=np.float64).sum())
 
 
+def clipped(update: Vector, clip_norm: float) -> npt.NDArray[np.float64]:
+    """The update in float64, no longer than ``clip_norm``; zero where it is not finite."""
+    norm = length(update)
+    if not np.isfinite(norm):
+        return np.zeros(update.shape, np.float64)
+    bounded = update.astype(np.float64)
+    while length(bounded) > clip_norm:  # rounding may leave the first result an ulp too long
+        bounded *= min(clip_norm / length(bounded), 1 - 2**-50)
+    return bounded
+
+
 def to_bytes(vector: Vector, layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
     """The shared tensors as safetensors, by name; equal input gives equal bytes.
 

@@ -12,8 +12,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
-from asterion_shared.privacy.plan_rules import PRIVACY_RULES, numeric_features
-from asterion_shared.privacy.settings import PrivacySettings
+from asterion_shared.privacy.plan_rules import (
+    PRIVACY_RULES,
+    SECURE_SUM_RULES,
+    numeric_features,
+)
+from asterion_shared.privacy.settings import PrivacySettings, SecureSumSettings
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
 _CODES = re.compile(r"-?\d+(\.\d+)?(\|-?\d+(\.\d+)?)*")
@@ -328,6 +332,9 @@ class Plan(Settings):
     privacy: PrivacySettings | None = None
     """Differential privacy; absent: updates leave the sites as they are."""
 
+    secure_sum: SecureSumSettings | None = None
+    """Secure sums of updates and metrics; absent: the coordinator sees each site's."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda p: p.model.name in MODELS[p.task],
@@ -359,6 +366,7 @@ class Plan(Settings):
             lambda p: "local.augment is given and data.kind is 'table'; remove local.augment",
         ),
         *PRIVACY_RULES,
+        *SECURE_SUM_RULES,
     )
 
     def canonical(self) -> str:

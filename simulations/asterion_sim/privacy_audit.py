@@ -39,6 +39,7 @@ from asterion_shared.privacy.audit_bounds import (
     one_run_bound,
     planned_guesses,
 )
+from asterion_shared.privacy.charges import GaussianCharge
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.settings import PrivacySettings
@@ -136,7 +137,7 @@ def audit_record_level(
         moved = _moved(workspace, CaseList.of([*planted, *companions]))
         scores[run] = -(directions @ moved)  # a step goes down the gradient
     charge = charge_of(plan, plan.rounds.count)
-    assert charge is not None  # noqa: S101  # the plan has a [privacy]
+    assert isinstance(charge, GaussianCharge)  # noqa: S101  # the plan protects records
     deviation = charge.noise_multiplier / (charge.sampling_rate * math.sqrt(charge.times))
     guesses = planned_guesses(scores.size, deviation, delta, confidence)
     right = count_right(scores.ravel(), coins.ravel(), guesses)

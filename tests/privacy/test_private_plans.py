@@ -55,13 +55,14 @@ def plan_of(**sections: Any) -> Plan:
 @pytest.mark.parametrize(
     ("sections", "words"),
     [
-        ({"privacy": RECORD | {"noise": "centre"}}, "coordinator sees no record"),
+        ({"privacy": RECORD | {"noise": "centre"}}, "only the site sees a record"),
         ({"privacy": RECORD | {"sampling_rate": None}}, "sampling_rate is missing"),
         ({"privacy": CENTRE | {"sampling_rate": 0.1}}, "no amplification"),
         ({"privacy": RECORD | {"sensitivity": 1.0}}, "sensitivity"),
         ({"privacy": RECORD | {"relation": "replace_one"}}, "relation"),
         ({"kind": "count"}, "it is about training"),
-        ({"algorithm": {"clip_norm": 1.0}}, "algorithm.clip_norm is given beside"),
+        (SITES | {"algorithm": {"max_weight": 3, "clip_norm": 1.0}},
+         "algorithm.clip_norm is given beside"),
         ({"parameters": {"batch_norm_statistics": "share"}}, "averages of the data"),
         ({"parameters": {"keep": ["head.*"]}}, "not noised"),
         ({"local": {"patches_per_image": 2}}, "with one patch"),

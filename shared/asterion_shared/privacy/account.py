@@ -15,7 +15,7 @@ from asterion_shared.privacy.accounting import (
     spent,
     steps_within,
 )
-from asterion_shared.privacy.charges import RELATION_WORDS, GaussianCharge, Relation
+from asterion_shared.privacy.charges import RELATION_WORDS, Charge, GaussianCharge, Relation
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.settings import PrivacySettings, Protected
 from asterion_shared.settings_files import Positive, Settings
@@ -39,6 +39,10 @@ _OUTSIDE = {
     ("site", "centre"): (
         "whatever the coordinator sees, who is trusted with each update in clear",
         "all in this result but the model: counts, losses, metrics, lengths of updates",
+    ),
+    ("site", "shares"): (
+        "whether a site answers, and how long it works",
+        "the sums over the sites of the metrics on held-out cases",
     ),
 }
 
@@ -126,16 +130,30 @@ def rounds_allowed(plan: Plan) -> int | None:
     return allowed
 
 
-def _remedy(plan: Plan, privacy: PrivacySettings, charge: GaussianCharge, allowed: int) -> str:
+def _remedy(plan: Plan, privacy: PrivacySettings, charge: Charge, allowed: int) -> str:
+    sampled = charge.sampling_rate if isinstance(charge, GaussianCharge) else 1.0
     enough = noise_multiplier_for(
         privacy.epsilon_limit,
         privacy.delta,
         charge.relation,
-        charge.sampling_rate,
+        sampled,
         charge.times * plan.rounds.count,
     )
+    if not isinstance(charge, GaussianCharge):
+        enough = _enough_in_shares(plan, privacy, enough)
     fewer = f"rounds.count = {allowed}, " if allowed else ""
     return f"set {fewer}privacy.noise_multiplier = {enough:g}, or a higher limit"
+
+
+def _enough_in_shares(plan: Plan, privacy: PrivacySettings, least: float) -> float:
+    """A noise multiplier in shares that keeps the limit; one Gaussian would need ``least``."""
+    enough = least
+    while True:
+        noisier = privacy.model_copy(update={"noise_multiplier": enough})
+        noisier_plan = plan.model_copy(update={"privacy": noisier})
+        if _spent(noisier_plan, plan.rounds.count).epsilon <= privacy.epsilon_limit:
+            return enough
+        enough = math.ceil(enough * 1020) / 1000
 
 
 def epsilon_words(epsilon: Epsilon) -> str:

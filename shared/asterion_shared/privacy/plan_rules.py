@@ -1,7 +1,10 @@
 """Which plans a privacy proof holds for: the others are refused before any data are touched."""
 
+from dataclasses import replace
 from typing import Any
 
+from asterion_shared.errors import UserInputError
+from asterion_shared.privacy.secure_sum_graph import Sharing, choose_sharing
 from asterion_shared.settings_files import Rule, rule
 
 
@@ -24,7 +27,9 @@ PRIVACY_RULES: tuple[Rule, ...] = (
         lambda p: f"privacy is given and kind is {p.kind!r}; it is about training: remove it",
     ),
     rule(
-        lambda p: p.privacy is None or p.algorithm.clip_norm is None,
+        lambda p: (
+            p.privacy is None or p.privacy.protects != "site" or p.algorithm.clip_norm is None
+        ),
         lambda p: "algorithm.clip_norm is given beside privacy.clip_norm; keep the latter",
     ),
     rule(
@@ -95,3 +100,95 @@ PRIVACY_RULES: tuple[Rule, ...] = (
     ),
 )
 """Rules of :class:`asterion_shared.plan.Plan`, which imports them."""
+
+
+def sharing_problem(plan: Any) -> str:
+    """Why the thresholds of a plan's secure sum cannot hold; empty when they do."""
+    try:
+        sharing_of(plan)
+    except UserInputError as error:
+        return str(error)
+    return ""
+
+
+def sharing_of(plan: Any) -> Sharing:
+    """The thresholds of a plan with ``[secure_sum]``, for all sites that a round asks.
+
+    The fewest survivors are those that the plan allows, ``sites_per_round - max_dropouts``, and
+    not the fewer that the protocol could do with: shares of noise are sized for them.
+
+    Raises:
+        UserInputError: no thresholds hold for so many colluders and drop-outs.
+    """
+    sites, assumed = plan.rounds.sites_per_round, plan.secure_sum
+    sharing = choose_sharing(
+        sites, max_colluders=assumed.max_colluders, max_dropouts=assumed.max_dropouts
+    )
+    return replace(sharing, min_survivors=sites - assumed.max_dropouts)
+
+
+def _secure(plan: Any) -> bool:
+    return plan.secure_sum is not None
+
+
+SECURE_SUM_RULES: tuple[Rule, ...] = (
+    rule(
+        lambda p: p.privacy is None or p.privacy.noise != "shares" or _secure(p),
+        lambda p: (
+            "privacy.noise is 'shares' and [secure_sum] is missing; a share alone hides little: "
+            "give secure_sum.max_colluders and secure_sum.max_dropouts"
+        ),
+    ),
+    rule(
+        lambda p: not _secure(p) or p.kind == "train",
+        lambda p: f"secure_sum is given and kind is {p.kind!r}; it is about training: remove it",
+    ),
+    rule(
+        lambda p: not _secure(p) or p.rounds.sites_per_round is not None,
+        lambda p: (
+            "secure_sum is given and rounds.sites_per_round is missing; sites compute the "
+            "thresholds from it"
+        ),
+    ),
+    rule(
+        lambda p: not _secure(p) or p.rounds.sites_per_round is None or not sharing_problem(p),
+        lambda p: f"secure_sum: {sharing_problem(p)}",
+    ),
+    rule(
+        lambda p: (
+            not _secure(p)
+            or (p.algorithm.weighting == "examples" and p.algorithm.max_weight is not None)
+        ),
+        lambda p: (
+            "secure_sum is given and no site's weight has a bound; weights are inside the sum, so "
+            "set algorithm.weighting = 'examples' and algorithm.max_weight (1: every site weighs "
+            "the same)"
+        ),
+    ),
+    rule(
+        lambda p: (
+            not _secure(p)
+            or (p.privacy is not None and p.privacy.noise == "shares")
+            or p.algorithm.clip_norm is not None
+        ),
+        lambda p: (
+            "secure_sum is given and algorithm.clip_norm is missing; the range of the sum follows "
+            "from it: set one that updates do not reach, such as 100"
+        ),
+    ),
+    rule(
+        lambda p: not _secure(p) or p.algorithm.flower_strategy is None,
+        lambda p: (
+            f"algorithm.flower_strategy is {p.algorithm.flower_strategy!r} and secure_sum is "
+            "given; a strategy wants each update by itself, and nobody sees one: remove either"
+        ),
+    ),
+    rule(
+        lambda p: not _secure(p) or p.privacy is None or p.privacy.noise != "centre",
+        lambda p: (
+            "privacy.noise is 'centre' and secure_sum is given; set privacy.noise = 'shares': "
+            "then the coordinator need not be trusted with the noise either"
+        ),
+    ),
+)
+"""Rules of :class:`asterion_shared.plan.Plan`: what a secure sum cannot serve, and its bounds."""

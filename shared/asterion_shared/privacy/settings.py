@@ -1,4 +1,4 @@
-"""The ``[privacy]`` section of a plan: whom the noise protects, and where it is added."""
+"""The ``[privacy]`` and ``[secure_sum]`` sections of a plan."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -20,9 +20,11 @@ class PrivacySettings(Settings):
     """What one of the guarantee is about: a record (an image, a volume or field, a row; never a
     patch of one), a patient or field with all of its records, or a site with all of its data."""
 
-    noise: Literal["site", "centre"]
+    noise: Literal["site", "centre", "shares"]
     """Who adds the noise. ``site``: every site, before anything leaves. ``centre``: the
-    coordinator, who is then trusted with each site's update; it protects sites only."""
+    coordinator, who is then trusted with each site's update. ``shares``: every site a part of
+    it, under a secure sum, so that the coordinator sees the noised sum alone. The last two
+    protect sites only."""
 
     clip_norm: Positive
     """Longest contribution: of a record's or patient's gradient in a step, or a site's update."""
@@ -44,7 +46,7 @@ class PrivacySettings(Settings):
         rule(
             lambda p: p.noise == "site" or p.protects == "site",
             lambda p: (
-                f"noise is 'centre' and protects is {p.protects!r}; the coordinator sees no "
+                f"noise is {p.noise!r} and protects is {p.protects!r}; only the site sees a "
                 f"{p.protects}, so set noise = 'site', or protects = 'site'"
             ),
         ),
@@ -59,3 +61,17 @@ class PrivacySettings(Settings):
             ),
         ),
     )
+
+
+class SecureSumSettings(Settings):
+    """Secure sums: the coordinator learns sums over the sites, and nothing of one site alone.
+
+    The thresholds follow from the two assumptions and from ``rounds.sites_per_round``.
+    """
+
+    max_colluders: Annotated[int, Field(ge=0)]
+    """Most sites that may work together with the coordinator against another site. 0: the
+    coordinator may be curious, and no site helps it."""
+
+    max_dropouts: Annotated[int, Field(ge=0)]
+    """Most of the asked sites that may be lost in a round with the sum still formed."""
