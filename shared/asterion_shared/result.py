@@ -239,6 +239,10 @@ class Result(Settings):
     privacy_account: PrivacyAccount | None = None
     """What the line stands on; None when nothing is claimed."""
 
+    secure_sum: bool = False
+    """Whether the coordinator saw sums over the sites alone: then each site's counts are 0 here,
+    and no site has metrics of its own."""
+
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the programs the numbers depend on, by package."""
 

@@ -24,6 +24,7 @@ Epsilon = Annotated[float, Field(ge=0)] | None
 """None where no epsilon holds at the delta that was asked for."""
 
 NOTHING_CLAIMED = "none: updates leave the sites in clear; no epsilon is claimed"
+SUMS_ALONE = "none: the coordinator sees sums over sites alone; no epsilon is claimed of them"
 
 _OUTSIDE_WITHIN_A_SITE = (
     "how many training examples a site has, and how long it works",
@@ -161,10 +162,10 @@ def epsilon_words(epsilon: Epsilon) -> str:
     return "no epsilon" if epsilon is None else f"epsilon {math.ceil(100 * epsilon) / 100:g}"
 
 
-def in_one_line(account: PrivacyAccount | None) -> str:
+def in_one_line(account: PrivacyAccount | None, *, secure_sum: bool = False) -> str:
     """For a title: ``epsilon 3.2 at delta 1e-05 for a patient (with or without one of them)``."""
     if account is None:
-        return NOTHING_CLAIMED
+        return SUMS_ALONE if secure_sum else NOTHING_CLAIMED
     whom = f"for each {account.protects} ({RELATION_WORDS[account.relation]})"
     return f"{epsilon_words(account.epsilon)} at delta {account.delta:g} {whom}"
 

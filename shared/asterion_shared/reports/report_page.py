@@ -13,7 +13,7 @@ from asterion_shared.reports.charts import Series, line_chart
 from asterion_shared.reports.intervals import bounds_95
 from asterion_shared.reports.metric_words import number
 from asterion_shared.reports.pictures import Picture
-from asterion_shared.result import Metrics
+from asterion_shared.result import Metrics, Result
 
 _TEMPLATES = Path(__file__).parent / "templates"
 
@@ -87,3 +87,15 @@ def lowest_site(sites: Mapping[str, Metrics], metric: str) -> tuple[str, float] 
 def plural(count: int, what: str) -> str:
     """A count with its noun, ``1 site`` or ``2 sites``."""
     return f"{count:,} {what}{'' if count == 1 else 's'}"
+
+
+def told(result: Result, count: int) -> str:
+    """A count of a site's; a dash under a secure sum, where no site tells one."""
+    return number(None) if result.secure_sum else f"{count:,}"
+
+
+def num_tested(result: Result) -> int:
+    """Held-out examples behind the final metrics."""
+    if result.secure_sum:
+        return round(result.final_metrics.get("num_cases") or 0)
+    return sum(site.num_test for site in result.sites if site.name in result.final_sites)

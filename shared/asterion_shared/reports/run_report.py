@@ -14,7 +14,15 @@ from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import name_few
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.pictures import Picture
-from asterion_shared.reports.report_page import embed, interval, lowest_site, plural, write_page
+from asterion_shared.reports.report_page import (
+    embed,
+    interval,
+    lowest_site,
+    num_tested,
+    plural,
+    told,
+    write_page,
+)
 from asterion_shared.reports.run_charts import (
     MOST_LINES,
     headline_chart,
@@ -40,6 +48,8 @@ _PRIVACY_NOTES = {
     "flower": "Data, file names and pictures stay at the sites. What left each site: the change of "
     "the weights, counts, metrics as sums, and codes. A change of weights that is not noised can "
     "tell something about the data behind it.",
+    "secure sum": "Data, file names and pictures stay at the sites. What left each site: a masked "
+    "vector, of which the coordinator learns the sum over the sites alone, and codes.",
     "simulation": "All data of a simulation lie on one machine; nothing travelled.",
 }
 
@@ -102,7 +112,9 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         **absences(result),
         "simulated": how_simulated(result, clip_words(result, plan)),
         "privacy": result.privacy[:1].upper() + result.privacy[1:],
-        "privacy_note": _PRIVACY_NOTES[result.carrier],
+        "privacy_note": _PRIVACY_NOTES[
+            "secure sum" if result.secure_sum and result.carrier == "flower" else result.carrier
+        ],
         "account": result.privacy_account,
         "account_rows": _account_rows(result.privacy_account),
         "facts": _facts(result),
@@ -114,15 +126,15 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
 
 def _summary(result: Result, metric: str) -> list[str]:
     value, final = result.final_metrics.get(metric), result.final_sites
-    num_test = sum(site.num_test for site in result.sites if site.name in final)
     if value is None:
         return [f"No {metric_words.label(metric)} of a final model was measured in this run."]
     bounds = interval(result.final_metrics, metric)
     spread = f" (95 % interval {bounds})" if bounds != number(None) else ""
     label = metric_words.label(metric)
+    who = "the sites of the last sum" if result.secure_sum else plural(len(final), "site")
     sentences = [
-        f"The final model reaches a pooled {label} of {number(value)}{spread} on {num_test:,} "
-        f"held-out examples of {plural(len(final), 'site')}."
+        f"The final model reaches a pooled {label} of {number(value)}{spread} on "
+        f"{num_tested(result):,} held-out examples of {who}."
     ]
     if meaning := metric_words.meaning(metric):
         sentences[0] += f" {label} says {meaning}."
@@ -133,8 +145,10 @@ def _summary(result: Result, metric: str) -> list[str]:
             f"This is {sides} the trivial baseline of {number(baseline)}, which is "
             f"{metric_words.baseline_words(result.task)}."
         )
+    if result.secure_sum:
+        sentences.append("What it reaches at each site is known to that site alone: secure sum.")
     unseen = [site.name for site in result.sites if site.name not in final]
-    if unseen:
+    if unseen and not result.secure_sum:
         sentences.append(f"Not in these numbers, for want of an answer: {name_few(unseen)}.")
     return sentences + _site_sentences(final, metric)
 
@@ -166,8 +180,9 @@ def _cards(result: Result, metric: str) -> list[dict[str, str]]:
         ("rounds", f"{len(trained)} of {result.rounds_planned}", in_time(seconds))
         if result.kind == "train" else ("time", in_time(seconds), result.kind),
         ("sites", f"{len(result.sites):,}", f"{plural(skipped, 'file')} skipped"),
-        ("training examples", f"{sum(s.num_examples for s in result.sites):,}",
-         f"{sum(s.num_test for s in result.sites):,} held out for testing"),
+        ("training examples", told(result, sum(s.num_examples for s in result.sites)),
+         f"{num_tested(result):,} in the last sum" if result.secure_sum
+         else f"{sum(s.num_test for s in result.sites):,} held out for testing"),
     ]  # fmt: skip
     if down or up:
         cards.append(("traffic", in_bytes(down + up), f"{in_bytes(down)} down, {in_bytes(up)} up"))

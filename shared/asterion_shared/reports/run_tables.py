@@ -18,7 +18,7 @@ from asterion_shared.reports.many_sites import (
     round_span,
 )
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
-from asterion_shared.reports.report_page import interval, plural
+from asterion_shared.reports.report_page import interval, num_tested, plural, told
 from asterion_shared.result import (
     MOST_NAMED_SITES,
     Metrics,
@@ -65,8 +65,9 @@ def site_table(result: Result, metric: str, plan: Plan | None) -> dict[str, Any]
         part = parts.get(site.name, Part())
         answered = f"{part.answered} of {part.asked}"
         cells = _metric_cells(final.get(site.name, {}), metric, others)
-        return (site.name, f"{site.num_examples:,}", f"{site.num_test:,}", *cells, answered,
-                str(site.num_bad_files), *([str(part.clipped)] if clips else []))  # fmt: skip
+        return (site.name, told(result, site.num_examples), told(result, site.num_test), *cells,
+                answered, told(result, site.num_bad_files),
+                *([str(part.clipped)] if clips else []))  # fmt: skip
 
     by_name = {s.name: s for s in result.sites}
     rows: list[tuple[str, ...]] = []
@@ -76,12 +77,11 @@ def site_table(result: Result, metric: str, plan: Plan | None) -> dict[str, Any]
             words[len(rows)] = _GROUPS[group.words].format(label)
         rows += [row(by_name[name]) for name in group.sites]
     hidden = len(result.sites) - len(rows)
-    num_test = sum(s.num_test for s in result.sites if s.name in final)
     clipped = f"{sum(part.clipped for part in parts.values()):,}"
     rows.append((
-        "pooled", f"{sum(s.num_examples for s in result.sites):,}",
-        f"{num_test:,}", *_metric_cells(result.final_metrics, metric, others),
-        "", f"{sum(s.num_bad_files for s in result.sites):,}", *([clipped] if clips else []),
+        "pooled", told(result, sum(s.num_examples for s in result.sites)),
+        f"{num_tested(result):,}", *_metric_cells(result.final_metrics, metric, others),
+        "", told(result, sum(s.num_bad_files for s in result.sites)), *([clipped] if clips else []),
     ))  # fmt: skip
     if hidden:
         words[len(rows) - 1] = f"all {len(result.sites):,} sites"

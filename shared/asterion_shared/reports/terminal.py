@@ -15,7 +15,7 @@ from asterion_shared.plan import TaskName
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import Part, missing_words, parts_of_sites, pick_sites
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
-from asterion_shared.reports.report_page import interval, lowest_site, plural
+from asterion_shared.reports.report_page import interval, lowest_site, num_tested, plural, told
 from asterion_shared.result import Metrics, Result, RoundResult
 
 WIDE_COLUMNS = 110
@@ -175,16 +175,16 @@ def final_table(result: Result, *, width: int = 80) -> Table:
         for name in group.sites:
             site, part = by_name[name], parts.get(name, Part())
             table.add_row(
-                name, f"{site.num_examples:,}", f"{site.num_test:,}", *cells(final.get(name, {})),
-                f"{part.answered}/{part.asked}", str(site.num_bad_files),
+                name, told(result, site.num_examples), told(result, site.num_test),
+                *cells(final.get(name, {})), f"{part.answered}/{part.asked}",
+                told(result, site.num_bad_files),
             )  # fmt: skip
         table.add_section()
     hidden = len(result.sites) - sum(len(group.sites) for group in groups)
-    measured = [s for s in result.sites if s.name in final]
     table.add_row(
-        "pooled", f"{sum(s.num_examples for s in result.sites):,}",
-        f"{sum(s.num_test for s in measured):,}", *cells(result.final_metrics), "",
-        str(sum(s.num_bad_files for s in result.sites)), style="bold",
+        "pooled", told(result, sum(s.num_examples for s in result.sites)),
+        f"{num_tested(result):,}", *cells(result.final_metrics), "",
+        told(result, sum(s.num_bad_files for s in result.sites)), style="bold",
     )  # fmt: skip
     down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
     seconds = in_time(sum(r.seconds for r in result.rounds))
