@@ -46,7 +46,7 @@ def sweep(
     from asterion_sim.privacy_sweep import run_privacy_sweep
 
     known: tuple[Placement, ...] = get_args(Placement)
-    chosen = [name for name in known if name in (placement or ())]
+    chosen: list[Placement] = [name for name in known if name in (placement or ())]
     if unknown := sorted(set(placement or ()) - set(known)):
         msg = f"no placement is named {unknown[0]!r}; the placements are {', '.join(known)}"
         raise UserInputError(msg)

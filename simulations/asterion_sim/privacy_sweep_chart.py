@@ -52,7 +52,7 @@ def sweep_chart(curve: Curve) -> str:
         {p.placement for p in curve.points if p.placement}, key=list(PLACEMENT_WORDS).index
     )
     epsilons = sorted({p.epsilon for p in curve.points if p.epsilon is not None})
-    top = TOP + LEGEND_LINE * (len(placements) + 1)
+    top = TOP + LEGEND_LINE * (len(placements) + 1) + 12
     bottom = HEIGHT - BOTTOM
     everything = (curve.without, *curve.points)
     heights = [

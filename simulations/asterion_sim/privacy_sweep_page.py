@@ -35,9 +35,9 @@ def _page(curve: Curve, plan: Plan, chart: str) -> dict[str, Any]:
     name = label(curve.metric)
     others = list(curve.without.secondary)
     head = ("privacy", "epsilon", "noise multiplier", name, "relative loss, %",
-            "trivial baseline", *(label(other) for other in others), "")  # fmt: skip
+            "trivial baseline", "verdict", *(label(other) for other in others))  # fmt: skip
     rows = [
-        (*row_of(curve, point), *(number(point.secondary.get(o)) for o in others), point.verdict)
+        (*row_of(curve, point), point.verdict, *(number(point.secondary.get(o)) for o in others))
         for point in (curve.without, *curve.points)
     ]
     return {

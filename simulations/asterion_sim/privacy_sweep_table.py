@@ -44,8 +44,10 @@ def with_interval(estimate: Estimate, *, factor: float = 1, digits: int = 3) -> 
     """``0.910 (0.900 to 0.920)``; a dash where it is undefined."""
     if estimate.value is None:
         return number(None)
-    said = f"{factor * estimate.value:.{digits}f}"
+
+    def said(value: float) -> str:
+        return f"{round(factor * value, digits) + 0.0:.{digits}f}"  # no "-0.0"
+
     if estimate.low is None or estimate.high is None:
-        return said
-    low, high = (f"{factor * end:.{digits}f}" for end in (estimate.low, estimate.high))
-    return f"{said} ({low} to {high})"
+        return said(estimate.value)
+    return f"{said(estimate.value)} ({said(estimate.low)} to {said(estimate.high)})"

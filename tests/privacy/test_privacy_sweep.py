@@ -216,6 +216,7 @@ def test_the_interval_by_hand() -> None:
     assert found.high == pytest.approx(2 + 2.484138, abs=1e-6)
     assert over_seeds([0.5]) == Estimate(value=0.5)
     assert over_seeds([None]) == Estimate(value=None)
+    assert with_interval(Estimate(value=-0.0001), factor=100, digits=1) == "0.0"
     assert with_interval(Estimate(value=0.5, low=0.4, high=0.6)) == "0.500 (0.400 to 0.600)"
 
 
