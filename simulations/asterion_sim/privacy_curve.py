@@ -18,14 +18,15 @@ from asterion_shared.settings_files import Positive, Settings, validate
 SCHEMA_VERSION: Literal[1] = 1
 CONFIDENCE = 0.95
 
-Placement = Literal["record", "patient", "site", "centre"]
-"""Whom the noise protects and who adds it: the site adds it for its records, its patients or
-itself; the coordinator for sites."""
+Placement = Literal["record", "patient", "site", "shares", "centre"]
+"""Whom the noise protects and who adds it: the site for its records, its patients or itself;
+all sites a share each, under a secure sum; or the coordinator. The last two are for sites."""
 
 PLACEMENT_WORDS: dict[Placement, str] = {
     "record": "for a record, noise at the site",
     "patient": "for a patient, noise at the site",
     "site": "for a site, noise at the site",
+    "shares": "for a site, noise in shares under a secure sum",
     "centre": "for a site, noise at the centre",
 }
 

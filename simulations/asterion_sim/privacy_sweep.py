@@ -16,6 +16,7 @@ from asterion_shared.metrics import HEADLINE
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import planned_account
 from asterion_shared.privacy.accounting import noise_multiplier_for
+from asterion_shared.privacy.charges import GaussianCharge
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.reports.intervals import bounds_95
 from asterion_shared.reports.metric_words import secondary_metrics
@@ -42,15 +43,18 @@ from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualSites
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _SOURCE = "the privacy sweep"
 _CHANGES: dict[Placement, Values] = {
-    "record": {"privacy.protects": "record", "privacy.noise": "site"},
-    "patient": {"privacy.protects": "patient", "privacy.noise": "site"},
-    "site": {"privacy.protects": "site", "privacy.noise": "site", "privacy.sampling_rate": None},
-    "centre": {
-        "privacy.protects": "site",
-        "privacy.noise": "centre",
-        "privacy.sampling_rate": None,
-    },
+    "record": {"privacy.protects": "record", "privacy.noise": "site", "secure_sum": None},
+    "patient": {"privacy.protects": "patient", "privacy.noise": "site", "secure_sum": None},
+    "site": {"privacy.noise": "site", "secure_sum": None},
+    "shares": {"privacy.noise": "shares"},
+    "centre": {"privacy.noise": "centre", "secure_sum": None},
 }
+_FOR_SITES: Values = {"privacy.protects": "site", "privacy.sampling_rate": None}
+_NO_COLLUDERS: Values = {"secure_sum.max_colluders": 0, "secure_sum.max_dropouts": 0}
+"""What noise in shares assumes where the plan has no ``[secure_sum]``."""
+
+_FINER = 1.01
+"""Factor by which noise in shares grows until it keeps to epsilon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +165,12 @@ def settings_of(
     problems: list[Problem] = []
     for placement in wanted:
         try:
-            placed[placement] = changed(plan, _CHANGES[placement], f"{_SOURCE}, {placement}")
+            placed[placement] = placed_plan(plan, placement)
         except SettingsError as error:
             problems += error.problems
     if problems:
         raise SettingsError(_SOURCE, problems)
-    without = changed(plan, {"privacy": None}, _SOURCE)
+    without = changed(plan, {"privacy": None, "secure_sum": None}, _SOURCE)
     return [Setting(None, None, without)] + [
         Setting(placement, epsilon, plan_within(one, epsilon))
         for placement, one in placed.items()
@@ -183,7 +187,25 @@ def placement_of(plan: Plan) -> Placement:
     if plan.privacy is None:
         msg = f"the plan {plan.name!r} has no [privacy]"
         raise UserInputError(msg)
-    return "centre" if plan.privacy.noise == "centre" else plan.privacy.protects
+    noise = plan.privacy.noise
+    return plan.privacy.protects if noise == "site" else noise
+
+
+def placed_plan(plan: Plan, placement: Placement) -> Plan:
+    """The plan with its noise in another place; what the place needs beside is the plan's own.
+
+    Noise in shares without ``[secure_sum]`` in the plan assumes a coordinator whom no site helps,
+    and that every site answers.
+
+    Raises:
+        SettingsError: the plan lacks what the placement needs.
+    """
+    values = dict(_CHANGES[placement])
+    if placement in ("site", "shares", "centre"):
+        values |= _FOR_SITES
+    if placement == "shares" and plan.secure_sum is None:
+        values |= _NO_COLLUDERS
+    return changed(plan, values, f"{_SOURCE}, {placement}")
 
 
 def plan_within(plan: Plan, epsilon: float) -> Plan:
@@ -197,15 +219,22 @@ def plan_within(plan: Plan, epsilon: float) -> Plan:
         UserInputError: the plan has no ``[privacy]``.
         PrivacyProofError: no noise keeps to it.
     """
-    charge = charge_of(plan, plan.rounds.count)
-    if charge is None or plan.privacy is None:
+    charge, privacy = charge_of(plan, plan.rounds.count), plan.privacy
+    if charge is None or privacy is None:
         msg = f"the plan {plan.name!r} has no [privacy]"
         raise UserInputError(msg)
+    sampling_rate = charge.sampling_rate if isinstance(charge, GaussianCharge) else 1.0
     noise = noise_multiplier_for(
-        epsilon, plan.privacy.delta, charge.relation, charge.sampling_rate, charge.times
+        epsilon, privacy.delta, charge.relation, sampling_rate, charge.times
     )
-    values = {"privacy.noise_multiplier": noise, "privacy.epsilon_limit": epsilon}
-    return changed(plan, values, _SOURCE)
+    while True:
+        values = {"privacy.noise_multiplier": noise, "privacy.epsilon_limit": epsilon}
+        found = changed(plan, values, _SOURCE)
+        account = planned_account(found)
+        if account is not None and account.epsilon is not None and account.epsilon <= epsilon:
+            return found
+        # One Gaussian would be enough; a sum of rounded shares needs a little more.
+        noise = float(f"{_FINER * noise:.3g}")
 
 
 def curve_of(
