@@ -60,13 +60,25 @@ class PrivacyStudy:
 PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
     PrivacyStudy(name="chest_record", plan="chest_record", study="chest", placements=("record",)),
     PrivacyStudy(
-        name="chest_site", plan="chest_site", study="chest", placements=("centre", "site")
+        name="chest_site",
+        plan="chest_site",
+        study="chest",
+        placements=("centre", "shares", "site"),
     ),
     PrivacyStudy(
         name="chest_thousand_iid",
         plan="chest_thousand",
         split=IID,
         placements=("centre",),
+        wish=VECTORISED,
+    ),
+    PrivacyStudy(
+        name="chest_thousand_shares",
+        plan="chest_thousand",
+        split=IID,
+        placements=("shares",),
+        epsilons=(2.0, 8.0, 16.0),
+        seeds=3,
         wish=VECTORISED,
     ),
     PrivacyStudy(
@@ -96,7 +108,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         name="hippocampus_site",
         plan="hippocampus_site",
         study="hippocampus",
-        placements=("centre", "site"),
+        placements=("centre", "shares", "site"),
         epsilons=(2.0, 8.0, 32.0),
         seeds=3,
     ),
