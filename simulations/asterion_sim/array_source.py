@@ -72,7 +72,7 @@ def read_arrays(path: Path, plan: Plan) -> ArrayData:
             raise FileProblemError(path, what, fix)
     pool = Pool(
         str(path.name),
-        _normalised(images, plan),
+        normalised(images, plan),
         None if labels is None else np.asarray(labels, np.int64),
         None if masks is None else _of_type(masks, np.int16),
     )
@@ -179,7 +179,8 @@ def _check_images(path: Path, images: Column, plan: Plan) -> None:
         raise FileProblemError(path, what, fix)
 
 
-def _normalised(images: Column, plan: Plan) -> npt.NDArray[np.float32]:
+def normalised(images: Column, plan: Plan) -> npt.NDArray[np.float32]:
+    """Images (N, C, *S), or rows (N, columns), each scaled by itself as the plan says; float32."""
     if plan.data.kind == "table" or plan.data.normalisation == "none":
         kept: npt.NDArray[np.float32] = _of_type(images, np.float32)
         return kept

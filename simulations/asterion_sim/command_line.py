@@ -82,7 +82,7 @@ def run(
 
     wanted = read_plan(plan)
     wish = read_wish(engine, chunk=chunk, workers=workers, dtype=dtype, device=device)
-    setting = _setting(wanted, sites, scenario, num_sites, quiet=as_json)
+    setting = chosen_setting(wanted, sites, scenario, num_sites, quiet=as_json)
     # What was imported and read lives as long as the run: it need not be searched for garbage.
     gc.freeze()
     with RoundPrinter(as_json=as_json) as printer:
@@ -118,7 +118,7 @@ def preview(
     from asterion_sim.split_counts import counts_of_sites
 
     wanted = read_plan(plan)
-    setting = _setting(wanted, sites, scenario, num_sites, quiet=False)
+    setting = chosen_setting(wanted, sites, scenario, num_sites, quiet=False)
     data = setting.sites.data
     score = heterogeneity(data, len(wanted.data.classes), wanted.seed)
     shifts = setting.scenario.shifts if setting.scenario is not None else ()
@@ -159,7 +159,7 @@ def bracket(
     from asterion_sim.bracket_table import bracket_table
 
     wanted = read_plan(plan)
-    setting = _setting(wanted, sites, scenario, num_sites, quiet=False)
+    setting = chosen_setting(wanted, sites, scenario, num_sites, quiet=False)
     found = run_bracket(
         wanted,
         setting.sites,
@@ -191,7 +191,7 @@ def sweep(
     from asterion_sim.sweep import run_sweep
 
     wanted = read_plan(plan)
-    setting = _setting(wanted, sites, scenario, num_sites, quiet=False)
+    setting = chosen_setting(wanted, sites, scenario, num_sites, quiet=False)
     run_sweep(
         wanted, setting.sites, out, vary, plan_folder=plan.parent, console=Console(), say=typer.echo
     )
@@ -205,7 +205,7 @@ class _Setting:
     schedule: "FaultSchedule | None" = None
 
 
-def _setting(
+def chosen_setting(
     plan: Plan, folder: Path | None, scenario: Path | None, num_sites: int | None, *, quiet: bool
 ) -> _Setting:
     """The virtual sites that the options name; generated ones when they name none."""
@@ -239,16 +239,23 @@ def studies(
     bracket: Annotated[
         bool, typer.Option("--bracket", help="own, pooled and federated over 5 seeds; an hour")
     ] = False,
+    privacy: Annotated[
+        bool, typer.Option("--privacy", help="utility against epsilon; an hour")
+    ] = False,
 ) -> None:
     """Run the studies of the README on real data and print one table."""
     from asterion_sim.bracket_studies import run_study_brackets
+    from asterion_sim.privacy_studies import run_privacy_studies
     from asterion_sim.studies import run_studies
 
     named = data or os.environ.get("ASTERION_DATA")
     if named is None:
         msg = "the data sets are needed: give --data DIR or set ASTERION_DATA to their folder"
         raise UserInputError(msg)
-    run_them = run_study_brackets if bracket else run_studies
+    if bracket and privacy:
+        msg = "--bracket and --privacy are both given; run one after the other"
+        raise UserInputError(msg)
+    run_them = run_privacy_studies if privacy else run_study_brackets if bracket else run_studies
     failed = run_them(Path(named), out, only or None)
     if failed:
         raise typer.Exit(1)

@@ -38,6 +38,7 @@ from asterion_shared.reports.run_tables import (
     site_table,
 )
 from asterion_shared.reports.simulation_words import how_simulated
+from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics, Result, headline
 
 _CARRIERS = {
@@ -145,6 +146,8 @@ def _summary(result: Result, metric: str) -> list[str]:
             f"This is {sides} the trivial baseline of {number(baseline)}, which is "
             f"{metric_words.baseline_words(result.task)}."
         )
+    if warning := not_usable(result):
+        sentences.append(warning)
     if result.secure_sum:
         sentences.append("What it reaches at each site is known to that site alone: secure sum.")
     unseen = [site.name for site in result.sites if site.name not in final]

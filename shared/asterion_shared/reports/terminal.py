@@ -16,6 +16,7 @@ from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import Part, missing_words, parts_of_sites, pick_sites
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.report_page import interval, lowest_site, num_tested, plural, told
+from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics, Result, RoundResult
 
 WIDE_COLUMNS = 110
@@ -94,6 +95,8 @@ class RoundPrinter:
         if result.privacy_account is not None:
             self._line(f"privacy: {escape(result.privacy)}")
             self._line(escape(result.privacy_account.sentence))
+        if warning := not_usable(result):
+            self._line(f"[bold red]{escape(warning)}[/]")
 
     def _line(self, text: str) -> None:
         # Soft: a line a round stays one line, however narrow the terminal or the log.
