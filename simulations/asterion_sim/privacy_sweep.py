@@ -14,10 +14,7 @@ from rich.console import Console
 from asterion_shared.errors import Problem, QuorumLostError, SettingsError, UserInputError
 from asterion_shared.metrics import HEADLINE
 from asterion_shared.plan import Plan
-from asterion_shared.privacy.account import planned_account
-from asterion_shared.privacy.accounting import noise_multiplier_for
-from asterion_shared.privacy.charges import GaussianCharge
-from asterion_shared.privacy.planned import charge_of
+from asterion_shared.privacy.account import noise_within, planned_account
 from asterion_shared.reports.intervals import bounds_95
 from asterion_shared.reports.metric_words import secondary_metrics
 from asterion_shared.reports.usability import trivial_value
@@ -52,9 +49,6 @@ _CHANGES: dict[Placement, Values] = {
 _FOR_SITES: Values = {"privacy.protects": "site", "privacy.sampling_rate": None}
 _NO_COLLUDERS: Values = {"secure_sum.max_colluders": 0, "secure_sum.max_dropouts": 0}
 """What noise in shares assumes where the plan has no ``[secure_sum]``."""
-
-_FINER = 1.01
-"""Factor by which noise in shares grows until it keeps to epsilon."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,25 +210,13 @@ def plan_within(plan: Plan, epsilon: float) -> Plan:
         epsilon: above 0; becomes the plan's limit.
 
     Raises:
-        UserInputError: the plan has no ``[privacy]``.
-        PrivacyProofError: no noise keeps to it.
+        PrivacyProofError: no noise keeps to it, or the plan has no ``[privacy]``.
     """
-    charge, privacy = charge_of(plan, plan.rounds.count), plan.privacy
-    if charge is None or privacy is None:
-        msg = f"the plan {plan.name!r} has no [privacy]"
-        raise UserInputError(msg)
-    sampling_rate = charge.sampling_rate if isinstance(charge, GaussianCharge) else 1.0
-    noise = noise_multiplier_for(
-        epsilon, privacy.delta, charge.relation, sampling_rate, charge.times
-    )
-    while True:
-        values = {"privacy.noise_multiplier": noise, "privacy.epsilon_limit": epsilon}
-        found = changed(plan, values, _SOURCE)
-        account = planned_account(found)
-        if account is not None and account.epsilon is not None and account.epsilon <= epsilon:
-            return found
-        # One Gaussian would be enough; a sum of rounded shares needs a little more.
-        noise = float(f"{_FINER * noise:.3g}")
+    values = {
+        "privacy.noise_multiplier": noise_within(plan, epsilon),
+        "privacy.epsilon_limit": epsilon,
+    }
+    return changed(plan, values, _SOURCE)
 
 
 def curve_of(

@@ -15,9 +15,9 @@ from asterion_shared.privacy.accounting import (
     spent,
     steps_within,
 )
-from asterion_shared.privacy.charges import RELATION_WORDS, Charge, GaussianCharge, Relation
+from asterion_shared.privacy.charges import RELATION_WORDS, GaussianCharge, Relation
 from asterion_shared.privacy.planned import charge_of
-from asterion_shared.privacy.settings import PrivacySettings, Protected
+from asterion_shared.privacy.settings import Protected
 from asterion_shared.settings_files import Positive, Settings
 
 Epsilon = Annotated[float, Field(ge=0)] | None
@@ -127,34 +127,38 @@ def rounds_allowed(plan: Plan) -> int | None:
             f"{plan.rounds.count} rounds come to epsilon {epsilon:.3g} at delta {privacy.delta:g} "
             f"and privacy.epsilon_limit is {privacy.epsilon_limit:g}"
         )
-        raise PrivacyProofError(what=what, fix=_remedy(plan, privacy, charge, allowed))
+        fewer = f"rounds.count = {allowed}, " if allowed else ""
+        enough = noise_within(plan, privacy.epsilon_limit)
+        fix = f"set {fewer}privacy.noise_multiplier = {enough:g}, or a higher limit"
+        raise PrivacyProofError(what=what, fix=fix)
     return allowed
 
 
-def _remedy(plan: Plan, privacy: PrivacySettings, charge: Charge, allowed: int) -> str:
-    sampled = charge.sampling_rate if isinstance(charge, GaussianCharge) else 1.0
-    enough = noise_multiplier_for(
-        privacy.epsilon_limit,
-        privacy.delta,
-        charge.relation,
-        sampled,
-        charge.times * plan.rounds.count,
-    )
-    if not isinstance(charge, GaussianCharge):
-        enough = _enough_in_shares(plan, privacy, enough)
-    fewer = f"rounds.count = {allowed}, " if allowed else ""
-    return f"set {fewer}privacy.noise_multiplier = {enough:g}, or a higher limit"
+def noise_within(plan: Plan, epsilon: float) -> float:
+    """The smallest noise multiplier, of three digits, that keeps a plan's rounds to epsilon.
 
+    Args:
+        plan: with ``[privacy]``; its own noise multiplier and limit are not looked at.
+        epsilon: above 0, at the plan's delta.
 
-def _enough_in_shares(plan: Plan, privacy: PrivacySettings, least: float) -> float:
-    """A noise multiplier in shares that keeps the limit; one Gaussian would need ``least``."""
-    enough = least
+    Raises:
+        PrivacyProofError: no noise does, or the plan has no ``[privacy]``.
+    """
+    charge, privacy = charge_of(plan, plan.rounds.count), plan.privacy
+    if charge is None or privacy is None:
+        raise PrivacyProofError(what=f"the plan {plan.name!r} has no [privacy]", fix="give one")
+    if isinstance(charge, GaussianCharge):
+        return noise_multiplier_for(
+            epsilon, privacy.delta, charge.relation, charge.sampling_rate, charge.times
+        )
+    # A sum of rounded shares needs a little more than one Gaussian.
+    enough = noise_multiplier_for(epsilon, privacy.delta, charge.relation, 1.0, charge.times)
     while True:
         noisier = privacy.model_copy(update={"noise_multiplier": enough})
-        noisier_plan = plan.model_copy(update={"privacy": noisier})
-        if _spent(noisier_plan, plan.rounds.count).epsilon <= privacy.epsilon_limit:
+        again = plan.model_copy(update={"privacy": noisier})
+        if _spent(again, plan.rounds.count).epsilon <= epsilon:
             return enough
-        enough = math.ceil(enough * 1020) / 1000
+        enough = float(f"{1.01 * enough:.3g}")
 
 
 def epsilon_words(epsilon: Epsilon) -> str:
