@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from asterion_client.check_data import check_data
+from asterion_client.identities import read_identities
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import (
@@ -56,7 +57,7 @@ def check_site(site_toml: Path, plan: Plan | None = None) -> list[Problem]:
     problems += _check_device(settings.compute.device)
     problems += _check_clock()
     if settings.connection is not None or "connection" not in values:
-        problems += _check_connection(settings.connection, folder)
+        problems += _check_connection(settings.connection, settings.name, folder)
     return problems
 
 
@@ -138,7 +139,9 @@ def _check_clock() -> Iterator[Problem]:
         )
 
 
-def _check_connection(connection: ConnectionSettings | None, folder: Path) -> Iterator[Problem]:
+def _check_connection(
+    connection: ConnectionSettings | None, site: str, folder: Path
+) -> Iterator[Problem]:
     if connection is None:
         yield Problem(
             where="connection",
@@ -163,6 +166,13 @@ def _check_connection(connection: ConnectionSettings | None, folder: Path) -> It
                 where=f"connection.{field}",
                 what=f"{path} has mode {mode:04o}: others can read it",
                 fix=f"chmod 600 {path}",
+            )
+    if not missing and connection.peers is not None:
+        try:
+            read_identities(connection, site, folder)
+        except FileProblemError as error:
+            yield Problem(
+                where="connection.peers", what=f"{error.path} {error.what}", fix=error.fix
             )
     if not missing:
         yield from _check_handshake(connection.address, folder / connection.root_certificate)

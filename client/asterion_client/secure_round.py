@@ -7,18 +7,13 @@ site's ledger before that.
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
-from cryptography.exceptions import UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
-
+from asterion_client.identities import read_identities
 from asterion_client.settings import SiteSettings
 from asterion_shared.errors import (
     DiskProblemError,
-    FileProblemError,
     OrderRefusedError,
     UserInputError,
 )
@@ -37,9 +32,6 @@ from asterion_shared.privacy.secure_sum_messages import (
 )
 from asterion_shared.privacy.secure_sum_site import FORGED, OUT_OF_STEP, TWO_SETS, SiteSum
 from asterion_shared.privacy.summed_vector import BITS, SummedVector, Words
-
-PublicKeys = Mapping[str, ec.EllipticCurvePublicKey]
-Key = TypeVar("Key")
 
 
 class SecureRounds:
@@ -126,7 +118,7 @@ class SecureRounds:
         if step.size != vector.size:
             msg = f"the sum is of {step.size} numbers, this site's update has {vector.size}"
             raise OrderRefusedError(msg, code="layout_mismatch")
-        roster, key = read_identities(self._settings, self._folder)
+        roster, key = read_identities(self._settings.connection, self._settings.name, self._folder)
         try:
             self._instance = Instance(
                 run=order.run, id=step.id, round=order.round, sites=step.sites, bits=BITS,
@@ -166,45 +158,6 @@ def _message(
             return site_sum.agree(Survivors.from_bytes(content))
         case "unmask":
             return site_sum.unmask(AgreementList.from_bytes(content))
-
-
-def read_identities(
-    settings: SiteSettings, folder: Path
-) -> tuple[PublicKeys, ec.EllipticCurvePrivateKey]:
-    """The public keys of all sites by name, and this site's private key.
-
-    Raises:
-        OrderRefusedError: ``no_roster``: ``connection.peers`` is not set.
-        FileProblemError: a key cannot be read, or this site's own is not among the public ones.
-    """
-    given = settings.connection
-    if given is None or given.peers is None:
-        msg = "the plan has a secure sum and site.toml no connection.peers; name the folder of keys"
-        raise OrderRefusedError(msg, code="no_roster")
-    private = _read_key(folder / given.private_key, lambda data: load_ssh_private_key(data, None))
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise FileProblemError(given.private_key, "is not an EC private key", _KEY_FIX)
-    roster: dict[str, ec.EllipticCurvePublicKey] = {}
-    for path in sorted((folder / given.peers).glob("*.pem")):
-        public = _read_key(path, load_pem_public_key)
-        if not isinstance(public, ec.EllipticCurvePublicKey):
-            raise FileProblemError(path, "is not an EC public key", _KEY_FIX)
-        roster[path.stem] = public
-    if roster.get(settings.name) != private.public_key():
-        what = f"has no {settings.name}.pem that belongs to the private key"
-        raise FileProblemError(folder / given.peers, what, _KEY_FIX)
-    return roster, private
-
-
-_KEY_FIX = "take the files of the site's kit, made by asterion server init"
-
-
-def _read_key(path: Path, load: Callable[[bytes], Key]) -> Key:
-    try:
-        return load(path.read_bytes())
-    except (OSError, ValueError, UnsupportedAlgorithm) as error:
-        what = f"cannot be read as a key ({type(error).__name__})"
-        raise FileProblemError(path, what, _KEY_FIX) from None
 
 
 def put_on_record(path: Path, survivors_hash: str) -> None:

@@ -111,6 +111,34 @@ def test_a_key_that_others_can_read(coordinator: tuple[int, Path], tmp_path: Pat
     assert problem.fatal
 
 
+def test_keys_of_other_sites_without_ones_own(
+    coordinator: tuple[int, Path], tmp_path: Path
+) -> None:
+    path = connected(tmp_path, f"127.0.0.1:{coordinator[0]}")
+    key = ec.generate_private_key(ec.SECP384R1())
+    (tmp_path / "site.key").write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.OpenSSH,
+            serialization.NoEncryption(),
+        )
+    )
+    path.write_text(path.read_text() + 'peers = "peers"\n')
+    (problem,) = problems(path)
+    assert problem.where == "connection.peers"
+    assert "has no s.pem that belongs to site.key" in problem.what
+    (tmp_path / "peers").mkdir()
+    (tmp_path / "peers" / "s.pem").write_bytes(
+        key.public_key().public_bytes(
+            serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+        )
+    )
+    assert problems(path) == []
+    (tmp_path / "peers" / "t.pem").write_text("rubbish")
+    (problem,) = problems(path)
+    assert "t.pem cannot be read as a key" in problem.what
+
+
 def test_the_certificate_of_another_authority(
     coordinator: tuple[int, Path], tmp_path: Path
 ) -> None:
