@@ -83,6 +83,8 @@ class Order:
         evaluate: whether a training site also evaluates the incoming weights.
         deadline_seconds: how long the coordinator waits from now.
         sum: the step of a secure sum; None in the other phases.
+        clip_norm: the round's, where it adapts, for whoever makes a :class:`PartialFold`; it does
+            not travel. None: the plan's.
     """
 
     run: str
@@ -94,6 +96,7 @@ class Order:
     evaluate: bool = True
     deadline_seconds: float = 600.0
     sum: SumOrder | None = None
+    clip_norm: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,7 +183,7 @@ class PartialFold:
 
     Attributes:
         answers: one for each site, in the order they were asked; the reports have no update.
-        total: sum of the sites' updates, each shortened to the plan's clip norm and times its
+        total: sum of the sites' updates, each shortened to the round's clip norm and times its
             weight, float64 ``(layout.size,)``.
         weight: sum of those weights; 0 when no site has an update.
     """
