@@ -20,6 +20,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.plan_command_line import check
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.privacy.adaptive_clip import next_clip, split_noise
+from asterion_shared.privacy.charges import GaussianCharge
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import SecretStream
 from asterion_shared.privacy.settings import PrivacySettings
@@ -88,7 +89,7 @@ def test_sum_and_count_together_cost_the_noise_multiplier(share: float, multipli
 def test_the_charge_agrees_with_an_independent_composition() -> None:
     plan = plan_of(ADAPTIVE | {"count_share": 0.3})
     charge, privacy = charge_of(plan, 1), plan.privacy
-    assert charge is not None
+    assert isinstance(charge, GaussianCharge)
     assert privacy is not None
     noise = split_noise(privacy)
     # Two Gaussian mechanisms, composed numerically: the sum, whose sensitivity is 1 in its own
