@@ -42,6 +42,7 @@ _STAGES = {
     "unknown_patients": "reading data",
     "no_privacy_budget": "receiving",
     "budget_spent": "sending",
+    "ledger_stopped": "receiving",
     "no_roster": "receiving",
     "secure_sum_malformed": "receiving",
     "secure_sum_forged": "receiving",
@@ -98,6 +99,8 @@ def guarded(work: Callable[[], Report], *, about: str = "") -> Report | Refusal:
     except Exception as error:  # the last guard: whatever it is, only a code may leave
         code = code_of(error)
         LOG.warning("order %s: %s", hashed(about), describe(error, code))
+        if code == "ledger_stopped":
+            LOG.warning("the privacy ledger stopped; 'asterion site ledger verify' says what to do")
         return refusal(code)
 
 
@@ -136,6 +139,8 @@ def _problem(report: Report, order: Order) -> str:
         return "report_rejected"
     if re.fullmatch(r"[0-9a-f]{64}|", report.manifest_sha256) is None:
         return "report_rejected"
+    if not _head_is_right(report, order):
+        return "report_rejected"
     if not (math.isfinite(report.seconds) and report.seconds >= 0):
         return "report_rejected"
     if report.train_loss is not None and not math.isfinite(report.train_loss):
@@ -154,6 +159,18 @@ def _secure_problem(report: Report, order: Order) -> str:
     """Of a report under a secure sum: nothing leaves but the sum's own messages."""
     fits = bool(report.sum_message) == (order.phase == "sum")
     return "" if report.is_bare and fits else "report_rejected"
+
+
+def _head_is_right(report: Report, order: Order) -> bool:
+    """What is charged leaves with the head of the ledger that charged it; nothing else has one."""
+    charged = False
+    if order.plan.privacy is not None and order.phase == "sum" and order.sum is not None:
+        charged = (order.sum.of, order.sum.step) == ("train", "masked")
+    elif order.plan.privacy is not None:
+        charged = order.phase == "train" and order.plan.secure_sum is None
+    if not charged:
+        return report.ledger_head is None
+    return re.fullmatch(r"[0-9a-f]{64}", report.ledger_head or "") is not None
 
 
 def _update_problem(report: Report, order: Order) -> str:

@@ -84,13 +84,23 @@ class Receipt:
     """Proof that a release is charged: it may leave.
 
     Attributes:
-        entry: number and hash of the entry that charged it; while no other was charged since,
-            also the ledger's head, which the coordinator is told.
+        entry: number and hash of the entry that charged it.
         free: whether it had been charged before.
     """
 
     entry: Head
     free: bool
+
+
+class Told(Settings):
+    """A head that a coordinator was told, and that the ledger did not have."""
+
+    head: Sha256
+    run: str
+    """Whose order said so; a coordinator's word."""
+
+    seen_at: str
+    """UTC, ISO 8601, to the second."""
 
 
 class Entry(Settings):

@@ -35,6 +35,7 @@ from asterion_client.privacy_entries import (
     Head,
     Receipt,
     Release,
+    Told,
     UnitKind,
     hash_units,
     next_entry,
@@ -43,7 +44,7 @@ from asterion_client.privacy_ledger_store import RESTORE, Group, Store
 from asterion_client.settings import PrivacySettings, SiteSettings
 from asterion_shared.errors import (
     BudgetSpentError,
-    FileProblemError,
+    LedgerStoppedError,
     Problem,
     SettingsError,
     UserInputError,
@@ -51,6 +52,10 @@ from asterion_shared.errors import (
 from asterion_shared.privacy.charges import Charge, Relation
 
 Charges = tuple[Charge, ...]
+MOST_RUN_LETTERS = 200
+"""Of the name of a run, which a coordinator may choose as it likes, in a note about it."""
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,8 +134,9 @@ class Ledger:
         create: whether to start a ledger where there is none.
 
     Raises:
-        FileProblemError: the file is not a whole ledger, others can read it, or its witness does
-            not fit: it was changed, or put back from a backup.
+        LedgerStoppedError: it is not a whole ledger, its witness does not fit, or a coordinator
+            was told what is not in it: it was changed, or put back from a backup.
+        FileProblemError: others can read it.
         DiskProblemError: the folder is not writable.
     """
 
@@ -177,16 +183,26 @@ class Ledger:
             self._catch_up()
         return self._book.head
 
-    def require_head(self, known: Head) -> None:
-        """Check that a head which the other side was told is in this ledger.
+    def require_head(self, told: str, *, run: str) -> None:
+        """Check that a head which the coordinator was told is in this ledger.
+
+        If it is not, that is kept beside the ledger, and nothing more is charged, for whichever
+        coordinator, until the ledger has it or a person removes the note.
+
+        Args:
+            told: 64 hex digits.
+            run: whose order said so.
 
         Raises:
-            FileProblemError: it is not: the ledger was put back from a backup, or is another.
+            LedgerStoppedError: it is not: the ledger was put back from a backup, or is another.
         """
-        ours = self.head()
-        if not 0 <= known.count <= ours.count or self._book.hashes[known.count] != known.sha256:
-            what = f"this ledger ends at {ours}, but the coordinator was told {known}"
-            raise FileProblemError(self._store.path, what, RESTORE)
+        self.head()
+        if told in self._book.hashes:
+            return
+        now = datetime.now(UTC).strftime(_TIME)
+        self._store.write_told(Told(head=told, run=run[:MOST_RUN_LETTERS], seen_at=now))
+        what = self._store.told_problem(self._book.hashes)
+        raise LedgerStoppedError(self._store.path, what, RESTORE)
 
     def charge(self, release: Release) -> Receipt:
         """Charge a release; only then may its bytes leave.
@@ -199,7 +215,7 @@ class Ledger:
             UserInputError: it protects records in a ledger of patients, or the reverse.
             DiskProblemError: the disk is full or not writable. The charge may stand nevertheless,
                 the same bytes can then be charged again and are free.
-            FileProblemError: the ledger is not whole, or was put back from a backup.
+            LedgerStoppedError: the ledger is not whole, or was put back from a backup.
         """
         with self._store.transaction():
             self._catch_up()
@@ -254,14 +270,15 @@ class Ledger:
         ]
 
     def _catch_up(self) -> None:
-        """Read what was added since, check that it follows, and that the witness fits."""
+        """Read what was added since, check that it follows, and that nothing is missing."""
         for row in self._store.rows(after=self._book.head.count):
             entry = next_entry(row, self._book.head)
             if isinstance(entry, str):
-                raise FileProblemError(self._store.path, entry, RESTORE)
+                raise LedgerStoppedError(self._store.path, entry, RESTORE)
             self._book.take(entry, row.sha256)
-        if problem := self._store.witness_problem(self._book.hashes):
-            raise FileProblemError(self._store.path, problem, RESTORE)
+        hashes = self._book.hashes
+        if problem := self._store.witness_problem(hashes) or self._store.told_problem(hashes):
+            raise LedgerStoppedError(self._store.path, problem, RESTORE)
 
     def _limits(self) -> PrivacySettings:
         if self._privacy is not None:
@@ -281,7 +298,7 @@ class Ledger:
         entry = Entry(
             number=book.head.count + 1,
             previous=book.head.sha256,
-            charged_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            charged_at=datetime.now(UTC).strftime(_TIME),
             run=release.run,
             round=release.round,
             phase=release.phase,
@@ -337,7 +354,7 @@ class Ledger:
         groups = [group for group in self._store.groups() if group.data_sets >> number & 1]
         if sum(group.num_units for group in groups) != entry.num_units:
             what = "its tables of units do not fit its entries"
-            raise FileProblemError(self._store.path, what, RESTORE)
+            raise LedgerStoppedError(self._store.path, what, RESTORE)
         for _, charges in _people(book, totals, book.site, groups):
             yield release.unit_kind, charges
 

@@ -39,7 +39,7 @@ def verify_ledger(folder: Path) -> tuple[Head, list[Problem]]:
                     data_sets.setdefault(entry.units_sha256, entry)
             # After a break in the chain the rest would only repeat it.
             found = [problem] if problem else [
-                *filter(None, [store.witness_problem(hashes)]),
+                *filter(None, [store.witness_problem(hashes), store.told_problem(hashes)]),
                 *_data_set_problems(store, data_sets),
             ]  # fmt: skip
     finally:

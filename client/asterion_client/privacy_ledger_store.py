@@ -1,8 +1,9 @@
 """The files under the privacy ledger: entries in order, and who was in which data set.
 
-One SQLite database, and one small file beside it, the witness, which holds the newest head. The
-people stand in two tables as a partition: a group is all people who were in exactly the same data
-sets, so that each group, however large, is accounted once.
+One SQLite database, and one small file beside it, the witness, which holds the newest head; a
+second one where a coordinator was told a head that the ledger did not have. The people stand in
+two tables as a partition: a group is all people who were in exactly the same data sets, so that
+each group, however large, is accounted once.
 """
 
 import hashlib
@@ -15,13 +16,14 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from asterion_client.privacy_entries import Head, Row, hash_line
-from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_client.privacy_entries import Head, Row, Told, hash_line
+from asterion_shared.errors import DiskProblemError, FileProblemError, LedgerStoppedError
 from asterion_shared.files import write_atomically
 
 SCHEMA_VERSION = 1
 DATABASE = "ledger.sqlite"
 WITNESS = "ledger.head"
+TOLD = "ledger.told"
 WAIT_SECONDS = 300.0
 """How long one process waits for another to finish its charge."""
 
@@ -63,11 +65,11 @@ class Store:
     """
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
-        self.path, self._witness = folder / DATABASE, folder / WITNESS
+        self.path, self._witness, self._told = (folder / n for n in (DATABASE, WITNESS, TOLD))
         if not self.path.exists():
             if self._witness.exists():
                 what = f"the database is gone, its witness {WITNESS} is here"
-                raise FileProblemError(self.path, what, RESTORE)
+                raise LedgerStoppedError(self.path, what, RESTORE)
             if not create:
                 raise FileProblemError(
                     self.path, "no such ledger", "check the path; nothing was charged here yet"
@@ -208,7 +210,8 @@ class Store:
         except FileNotFoundError:
             return None
         except (OSError, ValueError):
-            raise FileProblemError(self._witness, "is not the head of a ledger", RESTORE) from None
+            what = "is not the head of a ledger"
+            raise LedgerStoppedError(self._witness, what, RESTORE) from None
 
     def keep_witness(self) -> None:
         """Bring the newest head to the witness and to the disk, unless it stands there already.
@@ -242,6 +245,39 @@ class Store:
         if witness.count <= ours.count and hashes[witness.count] == witness.sha256:
             return ""
         return f"the ledger ends at {ours}, but its witness {WITNESS} has seen {witness}"
+
+    def write_told(self, told: Told) -> None:
+        """Keep a head that a coordinator was told; while the ledger lacks it, nothing leaves.
+
+        Raises:
+            DiskProblemError: the folder is not writable.
+        """
+        write_atomically(self._told, (told.model_dump_json() + "\n").encode())
+        self._told.chmod(0o600)
+
+    def told_problem(self, hashes: list[str]) -> str:
+        """Whether a coordinator was told what is not in a chain; empty when it was not.
+
+        Args:
+            hashes: of the start and of every entry, in order.
+
+        Raises:
+            LedgerStoppedError: the file of what it was told cannot be read.
+        """
+        try:
+            told = Told.model_validate_json(self._told.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return ""
+        except (OSError, ValueError):
+            what = "is not what a coordinator was told"
+            raise LedgerStoppedError(self._told, what, RESTORE) from None
+        if told.head in hashes:
+            return ""
+        ours = Head(len(hashes) - 1, hashes[-1])
+        return (
+            f"the ledger ends at {ours}, but the coordinator of run {told.run!r} was told the head "
+            f"{told.head}, which is not in it (seen {told.seen_at})"
+        )
 
 
 RESTORE = (
@@ -289,4 +325,4 @@ def _translated(path: Path) -> Iterator[None]:
             raise DiskProblemError(path, reason) from error
         if code in _DISK_CODES:
             raise DiskProblemError(path, str(error)) from error
-        raise FileProblemError(path, f"is damaged ({error})", RESTORE) from error
+        raise LedgerStoppedError(path, f"is damaged ({error})", RESTORE) from error

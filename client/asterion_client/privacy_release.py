@@ -15,9 +15,29 @@ from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.settings import Protected
 
 
+def require_head(settings: SiteSettings, folder: Path, order: Order) -> None:
+    """Check that the ledger has the head which the coordinator was told last.
+
+    A coordinator that sends a made-up head makes the site refuse, and can do no more with it.
+
+    Args:
+        settings: the site's.
+        folder: of ``site.toml``.
+        order: any; one without a head is not checked.
+
+    Raises:
+        LedgerStoppedError: the ledger lacks it, or is not whole.
+        DiskProblemError: the ledger cannot be written.
+    """
+    if order.ledger_head is None:
+        return
+    with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
+        ledger.require_head(order.ledger_head, run=order.run)
+
+
 def charge_release(
     settings: SiteSettings, folder: Path, order: Order, data: SiteData, payload: bytes | None
-) -> None:
+) -> str | None:
     """Charge what leaves of a private training; nothing under another plan.
 
     Noise that the coordinator adds is charged as well: the site gave its update for a result that
@@ -31,14 +51,17 @@ def charge_release(
         payload: bytes of the update, or of the vector for a secure sum, about to leave; None
             when there is none.
 
+    Returns:
+        The head of the ledger after the charge, for the coordinator; None: nothing was charged.
+
     Raises:
         BudgetSpentError: it would exceed the site's limit; the payload must not leave.
         DiskProblemError: the ledger cannot be written.
-        FileProblemError: the ledger is not whole, or was put back from a backup.
+        LedgerStoppedError: the ledger is not whole, or was put back from a backup.
     """
     privacy, charge = order.plan.privacy, charge_of(order.plan, 1)
     if privacy is None or charge is None or payload is None:
-        return
+        return None
     with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
         ledger.charge(
             Release(
@@ -52,6 +75,8 @@ def charge_release(
                 units=_units(privacy.protects, data, ledger.unit_hash),
             )
         )
+        # The newest head and not that of the charge: a free release was charged long ago.
+        return ledger.head().sha256
 
 
 def group_salt(settings: SiteSettings, folder: Path, plan: Plan) -> str:
@@ -63,7 +88,7 @@ def group_salt(settings: SiteSettings, folder: Path, plan: Plan) -> str:
     Raises:
         OrderRefusedError: ``no_privacy_budget``: the site's settings have no ``[privacy]``.
         DiskProblemError: the ledger cannot be made.
-        FileProblemError: the ledger is not whole, or was put back from a backup.
+        LedgerStoppedError: the ledger is not whole, or was put back from a backup.
     """
     if plan.privacy is None:
         return ""

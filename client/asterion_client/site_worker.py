@@ -3,6 +3,7 @@
 At the closing evaluation it writes a report for its own eyes, with pictures, which never leaves.
 """
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
-from asterion_client.privacy_release import charge_release, group_salt
+from asterion_client.privacy_release import charge_release, group_salt, require_head
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
@@ -38,6 +39,7 @@ class SiteWorker:
         self._data: SiteData | None = None
         self._workspace: Workspace | None = None
         self._secure = SecureRounds(settings, folder)
+        self._head: str | None = None
 
     def answer(self, order: Order) -> Report:
         """Carry out an order.
@@ -47,10 +49,17 @@ class SiteWorker:
             DataProblemError: the site's data break the plan's contract; has a code.
             DiskProblemError: the state folder cannot be written.
             BudgetSpentError: the report would cost more privacy than the site allows.
+            LedgerStoppedError: the site's ledger lacks what it once had.
         """
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
             raise OrderRefusedError(msg, code="wrong_task")
+        require_head(self.settings, self.folder, order)
+        self._head = None
+        report = self._answer(order)
+        return replace(report, ledger_head=self._head)
+
+    def _answer(self, order: Order) -> Report:
         torch.set_num_threads(self.settings.compute.threads)
         data = self.data(order.run, order.plan)
         if order.phase == "sum":
@@ -70,7 +79,9 @@ class SiteWorker:
         return report if order.plan.secure_sum is None else self._secure.hold(order, report)
 
     def _charge(self, order: Order, data: SiteData, payload: Vector | Words) -> None:
-        charge_release(self.settings, self.folder, order, data, payload.tobytes())
+        """Charge what is about to leave; the report that it leaves with tells the ledger's head."""
+        payload_bytes = payload.tobytes()
+        self._head = charge_release(self.settings, self.folder, order, data, payload_bytes)
 
     def data(self, run: str, plan: Plan) -> SiteData:
         """The site's cases for a run, read at its first order and checked at each later one."""

@@ -15,6 +15,7 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from asterion_server.keys import public_keys
+from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
@@ -40,24 +41,31 @@ def main(grid: Grid, context: Context) -> None:
     if RUN_NAME.fullmatch(name) is None:
         msg = f"the run's name is {name!r}; it must be lower-case letters, digits, '_', '.', '-'"
         raise UserInputError(msg)
-    conduct(grid, RunFolder(Path(os.environ[COORDINATOR_VARIABLE]) / "runs" / name))
+    coordinator = Path(os.environ[COORDINATOR_VARIABLE])
+    conduct(grid, RunFolder(coordinator / "runs" / name), LedgerHeads(coordinator / FOLDER))
 
 
-def conduct(grid: Grid, folder: RunFolder) -> Result:
+def conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None = None) -> Result:
     """Carry out the plan in a run's folder over a grid; whatever ends it is written there.
+
+    Args:
+        grid: where the sites are.
+        folder: the run's.
+        heads: of the sites' privacy ledgers, over all runs; None: they are not remembered.
 
     Raises:
         AsterionError: the run ended early; ``problem.json`` says why.
     """
     with _log_to(folder.log):
-        return _conduct(grid, folder)
+        return _conduct(grid, folder, heads)
 
 
-def _conduct(grid: Grid, folder: RunFolder) -> Result:
+def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None) -> Result:
     try:
         folder.write_process()
         launch = folder.read_launch()
-        cohort = LiveCohort(grid, stop_requested=folder.stop_file.exists)
+        stopped = folder.stop_file.exists
+        cohort = LiveCohort(grid, stop_requested=stopped, ledger_heads=heads)
         missing = cohort.wait_for(launch.sites, launch.wait_seconds)
         if missing:
             LOG.warning("%d of %d sites are not connected", len(missing), len(launch.sites))

@@ -15,6 +15,7 @@ from asterion_server.fold import Fold
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.adaptive_clip import next_clip, split_noise
 from asterion_shared.privacy.gaussian_noise import add_gaussian
 from asterion_shared.privacy.secret_stream import secret_stream
 
@@ -45,6 +46,15 @@ class CentralStep(Protocol):
         """Go on without a site."""
         ...
 
+    @property
+    def clip_norm(self) -> float | None:
+        """The coming round's clip norm where it adapts; None: the plan's."""
+        ...
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        """Say, before ``finish``, how many updates the clip norm left whole and how many not."""
+        ...
+
     def finish(self, round_: int, weights: Vector) -> Vector:
         """The next global weights, shape ``(size,)``."""
         ...
@@ -69,6 +79,7 @@ def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
 
 class _FoldStep:
     linear = True
+    clip_norm: float | None = None
 
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         self._plan, self._folder = plan, spill_folder
@@ -86,6 +97,9 @@ class _FoldStep:
 
     def leave_out(self, site: str) -> None:
         self._fold.leave_out(site)
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        """Nothing: the clip norm stays."""
 
     def finish(self, round_: int, weights: Vector) -> Vector:
         return self._algorithm.central_step(weights, self._mean())
@@ -106,22 +120,67 @@ class _NoisedStep(_FoldStep):
     One site changes the sum by at most ``clip_norm * max_weight``, and the divisor not at all.
     McMahan et al., ICLR 2018, the fixed-denominator estimator. The noise is drawn anew whenever a
     round is folded; only the weights that a checkpoint holds are ever sent.
+
+    Where the clip norm adapts, the noised count of updates within it makes the next one; see
+    :mod:`asterion_shared.privacy.adaptive_clip`.
     """
 
-    def _mean(self) -> Vector:
-        privacy, algorithm, rounds = self._plan.privacy, self._plan.algorithm, self._plan.rounds
+    def __init__(self, plan: Plan, spill_folder: Path) -> None:
+        super().__init__(plan, spill_folder)
+        privacy, algorithm, rounds = plan.privacy, plan.algorithm, plan.rounds
         assert privacy is not None  # noqa: S101  # rules of the plan give all three
         assert algorithm.max_weight is not None  # noqa: S101
         assert rounds.sites_per_round is not None  # noqa: S101
-        most = algorithm.max_weight * privacy.clip_norm
-        noised = add_gaussian(self._fold.total(), privacy.noise_multiplier * most, secret_stream())
-        return (noised / (algorithm.max_weight * rounds.sites_per_round)).astype(np.float32)
+        self._privacy = privacy
+        self._max_weight, self._num_sites = algorithm.max_weight, rounds.sites_per_round
+        self._noise = split_noise(privacy)
+        self._centred_count: float | None = None
+        if privacy.adaptive_clip is not None:
+            self.clip_norm = privacy.clip_norm
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        super().begin(sites, size)
+        self._centred_count = None
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        self._centred_count = (num_within - num_beyond) / 2
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        made = super().finish(round_, weights)
+        if self.clip_norm is not None:
+            self.clip_norm = self._next_clip(self.clip_norm)
+        return made
+
+    def state(self) -> Mapping[str, Vector]:
+        # The first clip norm stands in the plan; each later one is a float32.
+        if self.clip_norm in (None, self._privacy.clip_norm):
+            return {}
+        return {"clip_norm": np.array([self.clip_norm], np.float32)}
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        if "clip_norm" in state:
+            self.clip_norm = float(state["clip_norm"][0])
+
+    def _mean(self) -> Vector:
+        clip = self._privacy.clip_norm if self.clip_norm is None else self.clip_norm
+        deviation = self._noise.sum_multiplier * self._max_weight * clip
+        noised = add_gaussian(self._fold.total(), deviation, secret_stream())
+        return (noised / (self._max_weight * self._num_sites)).astype(np.float32)
+
+    def _next_clip(self, clip_norm: float) -> float:
+        if self._centred_count is None:
+            msg = "the clip norm adapts and nobody counted the updates within it"
+            raise ValueError(msg)
+        count = np.array([self._centred_count])
+        noised = add_gaussian(count, self._noise.count_deviation, secret_stream())
+        return next_clip(self._privacy, clip_norm, float(noised[0]) / self._num_sites)
 
 
 class _StrategyStep:
     """Gathers all updates, because a stock strategy wants them together."""
 
     linear = False
+    clip_norm: float | None = None
 
     def __init__(self, plan: Plan) -> None:
         self._step = FlowerStep(plan)
@@ -139,6 +198,9 @@ class _StrategyStep:
 
     def leave_out(self, site: str) -> None:
         """Nothing: the site is simply not among the updates."""
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        """Nothing: the clip norm stays."""
 
     def finish(self, round_: int, weights: Vector) -> Vector:
         reports = [(site, update, w) for site, (update, w) in sorted(self._updates.items())]

@@ -17,6 +17,7 @@ from asterion_server.flower_server_compat import (
     SITE_CRASHED,
     ObjectPushError,
 )
+from asterion_server.ledger_heads import LedgerHeads
 from asterion_shared.errors import ReportRejectedError, RunStoppedError
 from asterion_shared.flower_messages import (
     MESSAGE_TYPES,
@@ -71,6 +72,7 @@ class LiveCohort:
         grid: any grid; sites are known by the names they are enrolled under.
         stop_requested: asked at each look for answers; True ends the run.
         grace_seconds: how long a site that went away may take to come back.
+        ledger_heads: what sites said of their privacy ledgers; None: nothing is remembered.
         now, pause: the clock and the sleep; tests bring their own.
     """
 
@@ -80,11 +82,12 @@ class LiveCohort:
         *,
         stop_requested: Callable[[], bool] = lambda: False,
         grace_seconds: float = GRACE_SECONDS,
+        ledger_heads: LedgerHeads | None = None,
         now: Callable[[], float] = time.monotonic,
         pause: Callable[[float], None] = time.sleep,
     ) -> None:
         self._grid, self._stop_requested, self._grace = grid, stop_requested, grace_seconds
-        self._now, self._pause = now, pause
+        self._now, self._pause, self._heads = now, pause, ledger_heads
         self._present: set[str] = set()
 
     def sites(self) -> tuple[str, ...]:
@@ -113,6 +116,8 @@ class LiveCohort:
 
         Raises:
             RunStoppedError: somebody stopped the run.
+            DiskProblemError: the head of a site's ledger cannot be kept.
+            FileProblemError: one that was kept cannot be read.
         """
         return _Round(self, order, sites).answers()
 
@@ -137,6 +142,7 @@ class _Round:
     def __init__(self, cohort: LiveCohort, order: Order, sites: Iterable[str]) -> None:
         self._cohort, self._order = cohort, order
         self._grid, self._now = cohort._grid, cohort._now
+        self._heads = cohort._heads if order.plan.privacy is not None else None
         self._deadline = self._now() + order.deadline_seconds
         self._size = None if order.weights is None else order.weights.size
         self._asked = {site: _Asked() for site in sites}
@@ -165,7 +171,8 @@ class _Round:
 
     def _send(self, site: str) -> None:
         node, asked = self._nodes[site], self._asked[site]
-        content = encode_order(self._order, site)
+        head = None if self._heads is None else self._heads.of(site)
+        content = encode_order(replace(self._order, ledger_head=head), site)
         message = Message(
             content,
             node.number,
@@ -208,6 +215,8 @@ class _Round:
         except ReportRejectedError as error:
             answer = NoReport(site=site, outcome="failed", code=error.code, stage="receiving")
         if isinstance(answer, Report):
+            if self._heads is not None and answer.ledger_head is not None:
+                self._heads.keep(site, answer.ledger_head)
             answer = replace(answer, bytes_down=asked.num_bytes)
         del self._asked[site]
         return answer

@@ -304,10 +304,14 @@ class _Loop:
             self._measured(number - 1, measured)
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
-        self.rounds[number] = _round_result(number, outcomes, began)
+        clip = {"clip_norm": self.step.clip_norm}
+        self.rounds[number] = _round_result(number, outcomes, began).model_copy(update=clip)
         if lost is not None:
             raise lost
         self._require_quorum(number)
+        num_clipped = sum(outcome.clipped for outcome in outcomes.values())
+        num_answered = len(self.rounds[number].answered)
+        self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
         norm = length(self.weights.astype(np.float64) - before)
@@ -362,11 +366,11 @@ class _Loop:
         norm, update = answer.update_norm, answer.update
         if update is not None:
             norm = length(update)
-            factor = clip_factor(self.plan, norm)
+            factor = clip_factor(self.plan, norm, self.step.clip_norm)
             if factor < 1:
                 update = (factor * update).astype(np.float32)
             self.step.add(answer.site, update, weight_of(self.plan, answer.num_examples, times))
-        clipped = norm is not None and clip_factor(self.plan, norm) < 1
+        clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
         return _outcome(answer, norm, clipped=clipped)
 
     def _evaluate(self) -> None:
@@ -448,6 +452,7 @@ class _Loop:
             layout_sha256="" if phase == "count" else self.layout.sha256,
             evaluate=evaluate,
             deadline_seconds=self.plan.rounds.deadline_seconds,
+            clip_norm=self.step.clip_norm,
         )
 
     def _remember(self, report: Report) -> None:

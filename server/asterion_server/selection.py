@@ -48,14 +48,26 @@ def weight_of(plan: Plan, num_examples: int, times: int) -> float:
     return float(num_examples if cap is None else min(num_examples, cap))
 
 
-def clip_factor(plan: Plan, norm: float) -> float:
+def clip_factor(plan: Plan, norm: float, clip_norm: float | None = None) -> float:
     """What an update of this Euclidean length is multiplied by, in (0, 1].
 
     McMahan et al., ICLR 2018, section 2: ``min(1, clip_norm / norm)``; 1 without a clip norm.
-    Where the noise of the centre rests on it, the clip is shorter than the plan's by
-    :data:`ROUNDING_MARGIN`.
+    Where the noise of the centre rests on it, the clip is shorter than the plan's, or the round's,
+    by :data:`ROUNDING_MARGIN`.
+
+    Args:
+        plan: names the clip norm.
+        norm: of the update, >= 0.
+        clip_norm: the round's, where it adapts (:attr:`Order.clip_norm`); None: the plan's.
+
+    Raises:
+        ValueError: the plan's clip norm adapts and the round's is missing, or the reverse.
     """
+    privacy = plan.privacy
+    if (clip_norm is not None) != (privacy is not None and privacy.adaptive_clip is not None):
+        msg = f"the round's clip norm is {clip_norm}; it must be given exactly where it adapts"
+        raise ValueError(msg)
     clip = plan.algorithm.clip_norm
-    if plan.privacy is not None and plan.privacy.noise == "centre":
-        clip = plan.privacy.clip_norm * (1 - ROUNDING_MARGIN)
+    if privacy is not None and privacy.noise == "centre":
+        clip = (privacy.clip_norm if clip_norm is None else clip_norm) * (1 - ROUNDING_MARGIN)
     return 1.0 if clip is None or norm <= clip else clip / norm

@@ -4,6 +4,7 @@ AsterionError                  1
 ├── UserInputError             2    a command was asked for something that cannot be
 │   ├── SettingsError         10    a plan or a site.toml is wrong; lists every problem
 │   ├── FileProblemError      11    a file is missing, unreadable or not what it says
+│   │   └── LedgerStoppedError 11    a site's privacy ledger lacks what it once had
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
 │   ├── MissingExtraError     14    an optional package is needed and not installed
@@ -77,6 +78,15 @@ class FileProblemError(UserInputError):
     def __init__(self, path: Path | str, what: str, fix: str) -> None:
         self.path, self.what, self.fix = str(path), what, fix
         super().__init__(f"{path}: {what}; {fix}")
+
+
+class LedgerStoppedError(FileProblemError):
+    """A site's privacy ledger is damaged, or lacks an entry that it once had.
+
+    ``code`` is safe to send away from the site.
+    """
+
+    code = "ledger_stopped"
 
 
 class DataProblemError(UserInputError):

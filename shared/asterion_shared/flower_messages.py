@@ -6,6 +6,7 @@ as lists of numbers) or a refusal (a code and a stage). Decoding is strict: unkn
 oversized parts are refused, because the other side may be broken or hostile.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
@@ -60,6 +61,9 @@ _SUM = {"format": int, "id": str, "of": str, "step": str, "sites": list, "size":
 _COUNTS = ("num_examples", "num_test", "num_bad_files", "num_steps")
 _REPORT = dict.fromkeys(_COUNTS, int) | {"format": int, "manifest_sha256": str, "seconds": float}
 _SUM_MESSAGE = {"format": int, "message": bytes}
+_HEAD: dict[str, type] = {"ledger_head": str}
+"""In an order or a report of a private run only."""
+
 _REFUSAL = {"format": int, "code": str, "stage": str}
 
 
@@ -82,19 +86,20 @@ class AddressedOrder:
 def encode_order(order: Order, site: str) -> RecordDict:
     """An order for one site. The weights' bytes are copied once for each call."""
     content = RecordDict()
-    content["order"] = ConfigRecord(
-        {
-            "format": FORMAT,
-            "site": site,
-            "run": order.run,
-            "plan": order.plan.canonical(),
-            "round": order.round,
-            "phase": order.phase,
-            "layout_sha256": order.layout_sha256,
-            "evaluate": order.evaluate,
-            "deadline_seconds": float(order.deadline_seconds),
-        }
-    )
+    fields: dict[str, Any] = {
+        "format": FORMAT,
+        "site": site,
+        "run": order.run,
+        "plan": order.plan.canonical(),
+        "round": order.round,
+        "phase": order.phase,
+        "layout_sha256": order.layout_sha256,
+        "evaluate": order.evaluate,
+        "deadline_seconds": float(order.deadline_seconds),
+    }
+    if order.ledger_head is not None:
+        fields["ledger_head"] = order.ledger_head
+    content["order"] = ConfigRecord(fields)
     if order.weights is not None:
         content["weights"] = vector_record(order.weights)
     if order.sum is not None:
@@ -120,7 +125,9 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             not hold here.
     """
     try:
-        fields = _fields(content, "order", _ORDER, also=("weights", "sum"))
+        known = _ORDER | _present(content, "order", _HEAD)
+        fields = _fields(content, "order", known, also=("weights", "sum"))
+        head = _head(fields)
         if fields["phase"] not in MESSAGE_TYPES:
             _fail(f"phase is {fields['phase']!r:.40}")
         if len(fields["plan"]) > MOST_TEXT_BYTES:
@@ -143,6 +150,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
         evaluate=fields["evaluate"],
         deadline_seconds=fields["deadline_seconds"],
         sum=step,
+        ledger_head=head,
     )
     return AddressedOrder(fields["site"], order)
 
@@ -173,6 +181,8 @@ def encode_report(report: Report) -> RecordDict:
     fields["seconds"] = float(report.seconds)
     if report.train_loss is not None:
         fields["train_loss"] = float(report.train_loss)
+    if report.ledger_head is not None:
+        fields["ledger_head"] = report.ledger_head
     content["report"] = ConfigRecord(fields)
     kinds = {name: statistic.kind for name, statistic in report.statistics.items()}
     numbers = {name: s.values.tolist() for name, s in report.statistics.items()}
@@ -245,10 +255,8 @@ def _no_report(site: str, code: str, stage: str) -> NoReport:
 
 
 def _report(content: RecordDict, site: str, size: int | None) -> Report:
-    main = content.get("report")
     summed = ("sum",) if "sum" in content else ()
-    with_loss = isinstance(main, ConfigRecord) and "train_loss" in main
-    known = _REPORT | ({"train_loss": float} if with_loss else {})
+    known = _REPORT | _present(content, "report", {"train_loss": float} | _HEAD)
     fields = _fields(content, "report", known, also=("kinds", "statistics", "update", *summed))
     for name in _COUNTS:
         if not 0 <= fields[name] < 2**53:
@@ -270,6 +278,7 @@ def _report(content: RecordDict, site: str, size: int | None) -> Report:
         seconds=fields["seconds"],
         bytes_up=num_bytes(content),
         sum_message=_typed(content, "sum", _SUM_MESSAGE)["message"] if summed else b"",
+        ledger_head=_head(fields),
     )
 
 
@@ -290,6 +299,20 @@ def _statistics(content: RecordDict) -> dict[str, Statistic]:
             _fail(f"more than {MOST_STATISTIC_VALUES} numbers of statistics")
         statistics[name] = Statistic(kind, np.array(values, np.float64))
     return statistics
+
+
+def _present(content: RecordDict, name: str, types: Mapping[str, type]) -> dict[str, type]:
+    """Those fields that a record may have and has."""
+    record = content.get(name)
+    there = record if isinstance(record, ConfigRecord) else {}
+    return {key: kind for key, kind in types.items() if key in there}
+
+
+def _head(fields: Mapping[str, Any]) -> str | None:
+    head: str | None = fields.get("ledger_head")
+    if head is not None and re.fullmatch(r"[0-9a-f]{64}", head) is None:
+        _fail("ledger_head is not 64 hexadecimal digits")
+    return head
 
 
 def _fields(

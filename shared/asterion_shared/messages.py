@@ -25,6 +25,7 @@ REASON_CODES: dict[str, str] = {
     "unknown_patients": "patients are protected and a case does not say whose it is",
     "no_privacy_budget": "the plan is private and the site has set no limit of its own",
     "budget_spent": "the report would cost more privacy than the site allows",
+    "ledger_stopped": "the site's privacy ledger lacks what it once had; a person there decides",
     "no_roster": "the plan has a secure sum and the site knows no keys of the other sites",
     "secure_sum_malformed": "a message of the secure sum cannot be read",
     "secure_sum_forged": "a signature of the secure sum is not its sender's",
@@ -83,6 +84,10 @@ class Order:
         evaluate: whether a training site also evaluates the incoming weights.
         deadline_seconds: how long the coordinator waits from now.
         sum: the step of a secure sum; None in the other phases.
+        clip_norm: the round's, where it adapts, for whoever makes a :class:`PartialFold`; it does
+            not travel. None: the plan's.
+        ledger_head: in an order to one site, the head of its privacy ledger that the coordinator
+            was told last, 64 hex digits; None: never told, or the plan is not private.
     """
 
     run: str
@@ -94,6 +99,8 @@ class Order:
     evaluate: bool = True
     deadline_seconds: float = 600.0
     sum: SumOrder | None = None
+    clip_norm: float | None = None
+    ledger_head: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,6 +122,8 @@ class Report:
         update_norm: Euclidean length of an update that is in a :class:`PartialFold` instead of
             here; None when the update itself is here, or nothing was trained.
         sum_message: the site's message in a step of a secure sum; empty in the other phases.
+        ledger_head: of the site's privacy ledger once the update was charged, 64 hex digits; None
+            when nothing was charged.
     """
 
     site: str
@@ -131,6 +140,7 @@ class Report:
     bytes_up: int = 0
     update_norm: float | None = None
     sum_message: bytes = b""
+    ledger_head: str | None = None
 
     @property
     def is_bare(self) -> bool:
@@ -180,7 +190,7 @@ class PartialFold:
 
     Attributes:
         answers: one for each site, in the order they were asked; the reports have no update.
-        total: sum of the sites' updates, each shortened to the plan's clip norm and times its
+        total: sum of the sites' updates, each shortened to the round's clip norm and times its
             weight, float64 ``(layout.size,)``.
         weight: sum of those weights; 0 when no site has an update.
     """

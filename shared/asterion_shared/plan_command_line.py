@@ -78,14 +78,22 @@ def check(
     print(f"{file}: a plan to {plan.kind} {plan.task}, {plan.rounds.count} rounds; it is right")
     print(f"sha256 {plan.sha256}")
     if account is not None:
-        _print_privacy(account)
+        _print_privacy(plan, account)
 
 
-def _print_privacy(account: "PrivacyAccount") -> None:
+def _print_privacy(plan: Plan, account: "PrivacyAccount") -> None:
     from asterion_shared.privacy.account import in_one_line
+    from asterion_shared.privacy.adaptive_clip import split_noise
 
     print(f"privacy: {in_one_line(account)}, asked in every round ({account.accountant})")
     print(account.sentence)
+    if plan.privacy is not None and plan.privacy.adaptive_clip is not None:
+        noise = split_noise(plan.privacy)
+        print(
+            f"adaptive clip: the count of {plan.rounds.sites_per_round:,} sites has noise of "
+            f"deviation {noise.count_deviation:.3g}, the sum a noise multiplier of "
+            f"{noise.sum_multiplier:.3g}; together they cost privacy.noise_multiplier"
+        )
     print("outside of the guarantee:")
     for words in account.outside:
         print(f"  {words}")

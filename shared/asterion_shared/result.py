@@ -73,7 +73,7 @@ class SiteOutcome(Settings):
     """Euclidean length of its update, before any clipping; None when it sent none."""
 
     clipped: bool = False
-    """Whether its update was shortened to the plan's ``algorithm.clip_norm``."""
+    """Whether its update was shortened to the clip norm of the plan, or of the round."""
 
     seconds: Seconds = 0.0
     """Wall-clock time of the work at the site."""
@@ -110,6 +110,10 @@ class RoundResult(Settings):
     bytes_up: Count = 0
     update_norm: Measure = None
     """Euclidean length of the change of the global weights; None when nothing was trained."""
+
+    clip_norm: Measure = None
+    """Length that longer updates were shortened to, where it adapts: made from what was noised in
+    earlier rounds. None where it is the plan's."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(

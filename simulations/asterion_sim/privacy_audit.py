@@ -33,6 +33,7 @@ from asterion_shared.messages import Order
 from asterion_shared.parameters import length
 from asterion_shared.plan import TABLE_MODELS, Plan
 from asterion_shared.privacy.accounting import spent
+from asterion_shared.privacy.adaptive_clip import split_noise
 from asterion_shared.privacy.audit_bounds import (
     count_right,
     game_bound_of_scores,
@@ -193,7 +194,8 @@ def audit_site_level_at_centre(
 
     As :func:`audit_site_level_at_site`; the canary is one site's update, of more examples than a
     site may weigh, clipped and weighed by the functions of a run. Beside it one site reports zeros.
-    The adversary sees the global weights of each round.
+    The adversary sees the global weights of each round and, where it adapts, the clip norm; he
+    weighs both by what they tell (the logarithm of their likelihood ratio).
 
     Args:
         plan: protects sites, with the noise at the centre.
@@ -208,25 +210,54 @@ def audit_site_level_at_centre(
     privacy = _privacy(plan, "site", "centre")
     assert plan.algorithm.max_weight is not None  # noqa: S101  # a rule of the plan
     direction = _direction(plan)
-    loud = (FAR * privacy.clip_norm * direction).astype(np.float32)
-    zeros, many = np.zeros_like(loud), 10 * plan.algorithm.max_weight
+    zeros, many = np.zeros(direction.size, np.float32), 10 * plan.algorithm.max_weight
 
     def score(folder: Path, with_canary: bool) -> float:
-        step, weights = central_step_of(plan, folder), zeros
+        step, weights, evidence = central_step_of(plan, folder), zeros, 0.0
         for round_ in range(1, plan.rounds.count + 1):
+            adapted = step.clip_norm
+            clip = privacy.clip_norm if adapted is None else adapted
             step.begin((_CANARY, _COMPANION), zeros.size)
+            num_clipped = 0
             if with_canary:
-                shorter = (clip_factor(plan, length(loud)) * loud).astype(np.float32)
+                loud = (FAR * clip * direction).astype(np.float32)
+                factor = clip_factor(plan, length(loud), adapted)
+                num_clipped = int(factor < 1)
+                shorter = (factor * loud).astype(np.float32)
                 step.add(_CANARY, shorter, weight_of(plan, many, 1))
             else:
                 step.leave_out(_CANARY)
             step.add(_COMPANION, zeros, weight_of(plan, 1, 1))
-            weights = step.finish(round_, weights)
-        return float(weights @ direction)
+            step.count_clipped(1 + int(with_canary) - num_clipped, num_clipped)
+            made = step.finish(round_, weights)
+            evidence += _evidence(plan, privacy, float((made - weights) @ direction), clip)
+            if step.clip_norm is not None:
+                evidence += _evidence_of_count(plan, privacy, step.clip_norm / clip)
+            weights = made
+        return evidence
 
     with tempfile.TemporaryDirectory() as name:
         of_game = partial(score, Path(name))
         return _game("site at centre", plan, privacy, of_game, num_games, confidence, delta)
+
+
+def _evidence(plan: Plan, privacy: PrivacySettings, moved: float, clip_norm: float) -> float:
+    """For the canary, in how far a round moved the weights along it."""
+    asked = plan.rounds.sites_per_round
+    assert asked is not None  # noqa: S101  # a rule of the plan
+    # Its part of the noised sum, in the most that one site can change: 1 with it, 0 without.
+    part = moved * asked / (plan.algorithm.central_learning_rate * clip_norm)
+    return part / split_noise(privacy).sum_multiplier ** 2
+
+
+def _evidence_of_count(plan: Plan, privacy: PrivacySettings, change: float) -> float:
+    """For the canary, in the factor by which a round changed the clip norm."""
+    adaptive, asked = privacy.adaptive_clip, plan.rounds.sites_per_round
+    assert adaptive is not None and asked is not None  # noqa: S101, PT018  # the clip norm adapts
+    share = adaptive.quantile - math.log(change) / adaptive.learning_rate
+    # The noised count but for the companion, which is within: -1/2 with the canary, 0 without.
+    count = (share - 0.5) * asked - 0.5
+    return -count / (2 * split_noise(privacy).count_deviation ** 2)
 
 
 def _game(

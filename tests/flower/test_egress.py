@@ -7,13 +7,14 @@ import numpy as np
 import pytest
 from flwr.app import RecordDict
 from flwr.common.serde import recorddict_to_proto
-from tests.flower.conftest import FakeSites, make_order, make_report
+from tests.flower.conftest import FakeSites, make_order, make_plan, make_report
 
 from asterion_client.egress import guarded, reply
 from asterion_shared.errors import (
     DataProblemError,
     DiskProblemError,
     FileProblemError,
+    LedgerStoppedError,
     MissingExtraError,
     OrderRefusedError,
 )
@@ -45,6 +46,7 @@ ERRORS = {
     "no_data": [OrderRefusedError(PATIENT, code="no_data")],
     "mask_shape_mismatch": [DataProblemError(PATH, code="mask_shape_mismatch")],
     "settings_invalid": [FileProblemError(PATH, PATIENT, "x")],
+    "ledger_stopped": [LedgerStoppedError(PATH, PATIENT, "x")],
     "missing_package": [MissingExtraError(package=PATIENT, extra="medical")],
 }
 
@@ -107,6 +109,43 @@ def test_a_report_that_breaks_the_contract_does_not_leave(
     assert isinstance(got, NoReport)
     assert got.code == code
     assert set(content) == {"refusal"}
+
+
+PRIVATE = {"protects": "site", "noise": "site", "clip_norm": 1.0, "noise_multiplier": 1.0,
+           "epsilon_limit": 50.0}  # fmt: skip
+HEAD = "0123456789abcdef" * 4
+
+
+def test_a_private_update_leaves_with_the_head_of_its_charge_and_nothing_else_has_one() -> None:
+    private, plain = make_plan(privacy=PRIVATE), make_plan()
+    for plan, head, leaves in [
+        (private, HEAD, True),
+        (private, None, False),
+        (private, "", False),
+        (private, PATIENT, False),
+        (private, HEAD.upper(), False),
+        (private, HEAD + "\n", False),
+        (plain, None, True),
+        (plain, HEAD, False),
+    ]:
+        order = make_order(plan)
+        content = reply(make_report(order, ledger_head=head), order)
+        assert set(content) == ({"report", "kinds", "statistics", "update"} if leaves
+                                else {"refusal"}), (plan.privacy, head)  # fmt: skip
+        assert b"ueller" not in wire(content)
+    order = make_order(private, phase="evaluate")
+    assert "report" in reply(make_report(order), order)
+    assert "refusal" in reply(make_report(order, ledger_head=HEAD), order)
+
+
+def test_the_site_s_log_says_where_to_look_when_its_ledger_stopped(
+    plan: Plan, caplog: pytest.LogCaptureFixture
+) -> None:
+    guarded(lambda: raises(LedgerStoppedError(PATH, PATIENT, "x")))
+    assert "asterion site ledger verify" in caplog.text
+    caplog.clear()
+    guarded(lambda: raises(FileProblemError(PATH, PATIENT, "x")))
+    assert "ledger" not in caplog.text
 
 
 def test_a_count_lets_no_update_and_no_statistic_out(plan: Plan) -> None:

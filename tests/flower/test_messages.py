@@ -62,6 +62,19 @@ def test_every_code_comes_back(code: str) -> None:
     assert got.outcome == ("failed" if code in fm.FAILURES else "refused")
 
 
+def test_the_head_of_a_ledger_comes_back_or_is_absent(plan: Plan) -> None:
+    head = "0123456789abcdef" * 4
+    for one in (head, None):
+        order = make_order(plan, ledger_head=one)
+        content = over_the_wire(fm.encode_order(order, "north"))
+        assert fm.decode_order(content).order.ledger_head == one
+        assert ("ledger_head" in content["order"]) == (one is not None)
+        content = over_the_wire(fm.encode_report(make_report(order, ledger_head=one)))
+        got = fm.decode_answer(content, "north", 3)
+        assert isinstance(got, Report)
+        assert got.ledger_head == one
+
+
 def _with(record: str, **fields: object) -> RecordDict:
     content = fm.encode_report(make_report(make_order(make_plan())))
     content[record].update(fields)
@@ -84,6 +97,9 @@ HOSTILE = {
     "another version": _with("report", format=2),
     "no finite time": _with("report", seconds=float("nan")),
     "a long hash": _with("report", manifest_sha256="0" * 65),
+    "a head that is none": _with("report", ledger_head="Anna"),
+    "a head with a line's end": _with("report", ledger_head="0" * 64 + "\n"),
+    "a head that is a number": _with("report", ledger_head=1),
     "an unknown record": RecordDict(
         {**fm.encode_report(make_report(make_order(make_plan()))), "x": ConfigRecord()}
     ),
@@ -127,6 +143,9 @@ def test_a_broken_answer_is_rejected(name: str) -> None:
         {"evaluate": 1},
         {"format": 9},
         {"extra": 1},
+        {"ledger_head": ""},
+        {"ledger_head": "F" * 64},
+        {"ledger_head": 1},
     ],
 )
 def test_a_broken_order_is_refused_with_a_code(plan: Plan, change: dict[str, object]) -> None:

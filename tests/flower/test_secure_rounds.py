@@ -17,6 +17,7 @@ from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
 from asterion_server.keys import Provisioned, provision, public_keys
+from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.report_check import check_bare
 from asterion_server.rounds import run_rounds
@@ -68,6 +69,7 @@ class Federation:
         self.change: Callable[[str, Order, Report], Report] = lambda _site, _order, report: report
         self.heard: list[tuple[str, Order, Report]] = []
         self._workers: dict[str, SiteWorker] = {}
+        self.heads = LedgerHeads(root / "center" / "ledger_heads")
 
     def restart(self, name: str) -> None:
         self._workers.pop(name, None)
@@ -78,7 +80,8 @@ class Federation:
             {n: InProcessSite(name, app, {"site": name}) for n, name in enumerate(SITES, 10)}
         )
         return run_rounds(
-            plan, LiveCohort(grid, pause=lambda _: None), folder, run=plan.name,
+            plan, LiveCohort(grid, pause=lambda _: None, ledger_heads=self.heads), folder,
+            run=plan.name,
             expected_sites=tuple(SITES), carrier="flower",
             verify=elliptic_verifier(public_keys(self.made.folder)),
         )  # fmt: skip
@@ -294,3 +297,19 @@ def test_survivors_on_record_are_never_others(tmp_path: Path) -> None:
     path.write_text("")  # a power cut between making the file and writing it
     with pytest.raises(OrderRefusedError):
         put_on_record(path, "a")
+
+
+def test_the_head_of_a_ledger_leaves_with_the_masked_vector(
+    federation: Federation, tmp_path: Path
+) -> None:
+    federation.run(plan_of(SHARES), tmp_path / "run")
+    told = [(order.round, order.sum.step if order.sum else order.phase, report.ledger_head)
+            for name, order, report in federation.heard if name == "west"]  # fmt: skip
+    assert [(round_, step) for round_, step, head in told if head] == [(1, "masked"), (2, "masked")]
+    west = federation.folders[list(SITES).index("west")]
+    settings = read_site_settings(west / "site.toml")
+    with Ledger(ledger_folder(settings, west), settings.privacy) as ledger:
+        assert federation.heads.of("west") == ledger.head().sha256
+    ledger_folder(settings, west).rename(tmp_path / "aside")
+    found = federation.run(plan_of(SHARES, name="later"), tmp_path / "later")
+    assert [r.missing for r in found.rounds[1:]] == [{"west": "ledger_stopped"}] * 2

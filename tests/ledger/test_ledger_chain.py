@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from asterion_client.privacy_entries import Head
 from asterion_client.privacy_ledger_audit import export_ledger, verify_ledger
-from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.errors import DiskProblemError, FileProblemError, LedgerStoppedError
 
 
 @pytest.fixture
@@ -141,17 +140,82 @@ def test_a_whole_folder_from_a_backup_is_noticed_by_the_other_side(
     shutil.copytree(tmp_path / "backup", folder)
     restored = open_ledger()
     ours = restored.head()
-    words = f"ends at {ours}, but the coordinator was told {told}; no private release leaves"
-    with pytest.raises(FileProblemError, match=words):
-        restored.require_head(told)
-    # One entry later the count fits and the hash does not.
-    restored.charge(release("another"))
-    with pytest.raises(FileProblemError, match="the coordinator was told"):
-        restored.require_head(told)
-    restored.require_head(ours)
-    restored.require_head(restored.head())
-    with pytest.raises(FileProblemError):
-        restored.require_head(Head(-1, ours.sha256))
+    with pytest.raises(LedgerStoppedError, match="the coordinator of run 'lungs' was told") as seen:
+        restored.require_head(told.sha256, run="lungs")
+    assert f"ends at {ours}, " in seen.value.what
+    assert told.sha256 in seen.value.what
+    assert seen.value.code == "ledger_stopped"
+    assert stat.S_IMODE((folder / "ledger.told").stat().st_mode) == 0o600
+    # It stops for everybody, also for a coordinator whose head is older than the backup.
+    for refused in (
+        lambda: restored.charge(release("another")),
+        lambda: restored.require_head(ours.sha256, run="hearts"),
+        restored.head,
+        open_ledger,
+    ):
+        with pytest.raises(LedgerStoppedError, match="was told"):
+            refused()
+    assert [what.partition(" (seen")[0] for what in problems(folder)] == [
+        f"the ledger ends at {ours}, but the coordinator of run 'lungs' was told the head "
+        f"{told.sha256}, which is not in it"
+    ]
+
+
+def test_the_newest_ledger_put_back_goes_on(
+    folder: Path, open_ledger, release, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "backup")
+    ledger = open_ledger()
+    told = ledger.charge(release("6")).entry
+    ledger.close()
+    folder.rename(tmp_path / "newest")
+    shutil.copytree(tmp_path / "backup", folder)
+    restored = open_ledger()
+    with pytest.raises(LedgerStoppedError):
+        restored.require_head(told.sha256, run="lungs")
+    restored.close()
+    for name in ("ledger.sqlite", "ledger.head"):
+        shutil.copy(tmp_path / "newest" / name, folder / name)
+    assert problems(folder) == []
+    back = open_ledger()
+    back.require_head(told.sha256, run="lungs")
+    assert not back.charge(release("7")).free
+    # An older copy a second time is remembered, even if the coordinator says nothing.
+    back.close()
+    shutil.copy(tmp_path / "backup/ledger.sqlite", folder / "ledger.sqlite")
+    shutil.copy(tmp_path / "backup/ledger.head", folder / "ledger.head")
+    with pytest.raises(LedgerStoppedError, match="was told"):
+        open_ledger()
+
+
+def test_every_head_that_the_ledger_ever_had_is_in_it(open_ledger, release) -> None:
+    ledger = open_ledger()
+    heads = [ledger.head()]
+    for number in range(3):
+        ledger.charge(release(f"{number}", round=number))
+        heads.append(ledger.head())
+    for head in heads:
+        ledger.require_head(head.sha256, run="r")
+    again = open_ledger()
+    assert again.head() == heads[-1]
+
+
+def test_a_made_up_head_only_stops_and_a_person_lifts_it(
+    folder: Path, open_ledger, release
+) -> None:
+    ledger = open_ledger()
+    before = ledger.head()
+    run = "x\x1b[2J" + "y" * 10_000
+    with pytest.raises(LedgerStoppedError) as seen:
+        ledger.require_head("0" * 64, run=run)
+    assert "\x1b" not in str(seen.value)
+    assert len(str(seen.value)) < 1000
+    (folder / "ledger.told").write_text("{")
+    with pytest.raises(LedgerStoppedError, match="is not what a coordinator was told"):
+        open_ledger()
+    (folder / "ledger.told").unlink()
+    assert ledger.head() == before
+    assert not ledger.charge(release("6")).free
 
 
 def test_a_lost_witness_or_database_is_noticed(folder: Path, open_ledger) -> None:

@@ -288,6 +288,8 @@ def test_a_private_run_is_charged_at_the_sites_and_stops_at_their_limits(
         told = federation.root / f"{name}.jsonl"
         assert said("site", "ledger", "export", folder, "--out", str(told)) == (0, "")
         charged = [json.loads(line) for line in told.read_text().splitlines()]
+        remembered = federation.made.folder / "ledger_heads" / name
+        assert remembered.read_text().strip() == charged[-1]["head"]
         assert sum("private" in json.dumps(line) for line in charged) == releases
 
 

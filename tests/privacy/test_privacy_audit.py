@@ -15,8 +15,10 @@ from asterion_server import central_step
 from asterion_shared.cases import Case
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.plan import Plan
+from asterion_shared.privacy.adaptive_clip import SplitNoise, split_noise
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import SecretStream
+from asterion_shared.privacy.settings import PrivacySettings
 from asterion_shared.settings_files import validate
 from asterion_sim import privacy_audit
 from asterion_sim.privacy_audit import (
@@ -186,7 +188,7 @@ def test_a_site_without_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("name", "broken"),
     [
-        ("clip_factor", lambda _plan, _norm: 1.0),
+        ("clip_factor", lambda _plan, _norm, _clip: 1.0),
         ("weight_of", lambda _plan, num_examples, _times: float(num_examples)),
     ],
 )
@@ -195,6 +197,28 @@ def test_a_centre_without_the_clip_or_the_cap(
 ) -> None:
     monkeypatch.setattr(privacy_audit, name, broken)
     assert audit("centre").broken
+
+
+ADAPTIVE = CENTRE | {"adaptive_clip": {"count_share": 0.5}}
+
+
+def test_an_adaptive_clip_whole() -> None:
+    found = audit("centre", privacy=ADAPTIVE)
+    assert not found.broken
+    assert found.claimed_epsilon == pytest.approx(2.318, abs=1e-3)  # as with a fixed clip
+    assert found.lower_bound > 0.5 * found.claimed_epsilon
+    rounds = {"count": 2, "sites_per_round": 4}
+    privacy = ADAPTIVE | {"noise_multiplier": math.sqrt(2)}
+    assert not audit("centre", rounds=rounds, privacy=privacy).broken
+
+
+def test_an_adaptive_clip_whose_count_is_not_paid_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unpaid(privacy: PrivacySettings) -> SplitNoise:
+        return SplitNoise(privacy.noise_multiplier, split_noise(privacy).count_deviation)
+
+    monkeypatch.setattr(central_step, "split_noise", unpaid)
+    monkeypatch.setattr(privacy_audit, "split_noise", unpaid)
+    assert audit("centre", privacy=CENTRE | {"adaptive_clip": {"count_share": 0.9}}).broken
 
 
 def test_a_site_asked_in_rounds_that_nobody_charged(monkeypatch: pytest.MonkeyPatch) -> None:

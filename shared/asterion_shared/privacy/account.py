@@ -39,7 +39,8 @@ _OUTSIDE = {
     ),
     ("site", "centre"): (
         "whatever the coordinator sees, who is trusted with each update in clear",
-        "all in this result but the model: counts, losses, metrics, lengths of updates",
+        "all in this result but the model and the rounds' clip norms: counts, losses, metrics, "
+        "lengths of updates",
     ),
     ("site", "shares"): (
         "whether a site answers, and how long it works",

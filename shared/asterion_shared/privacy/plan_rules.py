@@ -21,6 +21,19 @@ def _noise_at_the_centre(plan: Any) -> bool:
     return plan.privacy is not None and plan.privacy.noise == "centre"
 
 
+def _reachable(plan: Any) -> bool:
+    """Whether the count can come to the quantile when no more than the quorum answer.
+
+    A site that gives no report counts as half a site within the clip norm, so the counted share
+    lies between 1/2 - p/2 and 1/2 + p/2 where a share p of the sites answer.
+    """
+    adaptive = None if plan.privacy is None else plan.privacy.adaptive_clip
+    asked = plan.rounds.sites_per_round
+    if adaptive is None or asked is None:
+        return True
+    return bool(abs(adaptive.quantile - 0.5) < plan.rounds.quorum / asked / 2)
+
+
 PRIVACY_RULES: tuple[Rule, ...] = (
     rule(
         lambda p: p.privacy is None or p.kind == "train",
@@ -96,6 +109,17 @@ PRIVACY_RULES: tuple[Rule, ...] = (
             f"algorithm.flower_strategy is {p.algorithm.flower_strategy!r} and privacy.noise is "
             "'centre'; a stock strategy weighs updates as it likes, so no sensitivity is known: "
             "remove it, or set privacy.noise = 'site'"
+        ),
+    ),
+    rule(
+        _reachable,
+        lambda p: (
+            f"privacy.adaptive_clip.quantile is {p.privacy.adaptive_clip.quantile} and "
+            f"rounds.quorum is {p.rounds.quorum} of {p.rounds.sites_per_round} sites; a site that "
+            "gives no report counts as half within, so that with so few the clip norm could grow "
+            "or shrink without end: raise the quorum above "
+            f"{2 * abs(p.privacy.adaptive_clip.quantile - 0.5) * p.rounds.sites_per_round:g}, or "
+            "set the quantile to 0.5"
         ),
     ),
 )

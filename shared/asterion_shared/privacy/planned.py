@@ -29,8 +29,10 @@ def charge_of(plan: Plan, rounds: int) -> Charge | None:
     are, and which sites are asked. Records and patients: each step is a Gaussian release of a
     Poisson sample. Sites: each round is one Gaussian release, and the noise at the centre has
     ``noise_multiplier * clip_norm * max_weight`` as its standard deviation, the latter two being
-    the most that one site can change the weighted sum. Noise in shares is a sum of discrete
-    Gaussians; the number of weights of the plan's network is part of its charge.
+    the most that one site can change the weighted sum. With an adaptive clip a round releases a
+    count too; sum and count together are such a release
+    (:mod:`asterion_shared.privacy.adaptive_clip`). Noise in shares is a sum of discrete Gaussians;
+    the number of weights of the plan's network is part of its charge.
 
     Returns:
         None when the plan has no ``[privacy]``.

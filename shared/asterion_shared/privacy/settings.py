@@ -9,6 +9,35 @@ from asterion_shared.settings_files import Positive, Rule, Settings, rule
 Protected = Literal["record", "patient", "site"]
 
 
+class AdaptiveClip(Settings):
+    """A clip norm that follows a quantile of the updates' lengths.
+
+    :mod:`asterion_shared.privacy.adaptive_clip` has the rule, its source and its charge.
+    """
+
+    quantile: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Share of a round's updates that shall be no longer than its clip norm."""
+
+    learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.2
+    """How fast the clip norm follows: where all updates are longer than it, a round multiplies it
+    by exp(learning_rate * quantile)."""
+
+    count_share: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Share of the privacy budget that pays for counting the updates within the clip norm; must be
+    given, such as 0.02. The count's noise has the deviation noise_multiplier / (2 sqrt(share)),
+    which must be well below sites_per_round. The rest of the budget is the update's."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda a: a.count_share is not None,
+            lambda a: (
+                "count_share is missing; the count of updates within the clip norm is released in "
+                "each round and must be paid for: give it a share of the budget, such as 0.02"
+            ),
+        ),
+    )
+
+
 class PrivacySettings(Settings):
     """Differential privacy for records, patients or sites.
 
@@ -27,10 +56,15 @@ class PrivacySettings(Settings):
     protect sites only."""
 
     clip_norm: Positive
-    """Longest contribution: of a record's or patient's gradient in a step, or a site's update."""
+    """Longest contribution: of a record's or patient's gradient in a step, or a site's update.
+    With an adaptive clip, of the first round."""
 
     noise_multiplier: Positive
-    """Standard deviation of the noise over the most that one of them can change the sum."""
+    """Standard deviation of the noise over the most that one of them can change the sum. It is
+    what is charged: with an adaptive clip the sum and the count share it."""
+
+    adaptive_clip: AdaptiveClip | None = None
+    """Noise at the centre: the clip norm follows the updates' lengths; absent: it stays."""
 
     sampling_rate: Annotated[float, Field(gt=0, le=1)] | None = None
     """Records and patients: the probability with which each takes part in a step, drawn in
@@ -43,6 +77,13 @@ class PrivacySettings(Settings):
     """Most epsilon that the whole run may come to; a plan that would exceed it is refused."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda p: p.adaptive_clip is None or p.noise == "centre",
+            lambda p: (
+                f"adaptive_clip is given and noise is {p.noise!r}; only the coordinator counts the "
+                "updates within the clip norm: remove it, or set noise = 'centre'"
+            ),
+        ),
         rule(
             lambda p: p.noise == "site" or p.protects == "site",
             lambda p: (

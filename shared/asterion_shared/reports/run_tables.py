@@ -141,6 +141,8 @@ def clip_words(result: Result, plan: Plan | None) -> str:
     count = sum(o.outcome == "answered" for o in trained)
     share = f" ({clipped / count:.0%})" if count else ""
     length = "the plan's clip norm" if norm is None else f"a Euclidean length of {norm:g}"
+    if any(r.clip_norm is not None for r in result.rounds):
+        length = "the clip norm of their round"
     return f"{clipped:,} of {count:,} updates{share} were shortened to {length}"
 
 
@@ -151,13 +153,15 @@ def round_table(result: Result, metric: str) -> dict[str, Any]:
     if hidden := len(result.rounds) - len(shown):
         notes.append(f"{plural(hidden, 'more round')}, in result.json.")
     traffic = any(r.bytes_down or r.bytes_up for r in result.rounds)
+    adapts = any(r.clip_norm is not None for r in result.rounds)
     head = ("round", "asked", "answered", "missing, and why", metric_words.label(metric),
-            "train loss", "update norm", "time", *(("down", "up") if traffic else ()))  # fmt: skip
-    rows = [_round_row(result.rounds[index], metric)[: len(head)] for index in shown]
+            "train loss", *(("clip norm",) if adapts else ()), "update norm", "time",
+            *(("down", "up") if traffic else ()))  # fmt: skip
+    rows = [_round_row(result.rounds[index], metric, adapts=adapts)[: len(head)] for index in shown]
     return {"round_head": head, "round_rows": rows, "round_notes": notes}
 
 
-def _round_row(round_: RoundResult, metric: str) -> tuple[str, ...]:
+def _round_row(round_: RoundResult, metric: str, *, adapts: bool) -> tuple[str, ...]:
     """The bytes stand last: a simulation, where nothing travels, leaves them out."""
     return (
         str(round_.round) if round_.round else "0 (start)",
@@ -166,11 +170,16 @@ def _round_row(round_: RoundResult, metric: str) -> tuple[str, ...]:
         missing_words(round_.missing) or ("none" if round_.asked else number(None)),
         number(round_.pooled.get(metric)),
         number(round_.train_loss),
+        *((_clip_cell(round_.clip_norm),) if adapts else ()),
         number(round_.update_norm),
         in_time(round_.seconds),
         in_bytes(round_.bytes_down),
         in_bytes(round_.bytes_up),
     )
+
+
+def _clip_cell(clip_norm: float | None) -> str:
+    return number(None) if clip_norm is None else f"{clip_norm:.3g}"
 
 
 def absences(result: Result) -> dict[str, Any]:

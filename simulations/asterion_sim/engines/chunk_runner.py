@@ -85,7 +85,8 @@ class ChunkRunner:
                 report = found[name]
                 if isinstance(report, Report):
                     weight = weight_of(self._plan, report.num_examples, times[name])
-                    weights[index] = weight * clip_factor(self._plan, float(trained.norms[index]))
+                    norm = float(trained.norms[index])
+                    weights[index] = weight * clip_factor(self._plan, norm, order.clip_norm)
                     sum_of_weights += weight
             with fast_products(self._device):
                 total = trained.updates.weighted_sum(weights)
@@ -106,7 +107,7 @@ class ChunkRunner:
                 update = answer.update.astype(np.float64)
                 norm = length(update)
                 weight = weight_of(self._plan, answer.num_examples, times[name])
-                total += weight * clip_factor(self._plan, norm) * update
+                total += weight * clip_factor(self._plan, norm, order.clip_norm) * update
                 sum_of_weights += weight
                 answer = replace(answer, update=None, update_norm=norm)
             answers.append(answer)
