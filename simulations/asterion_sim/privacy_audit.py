@@ -15,49 +15,44 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from asterion_client.local_round import Workspace, make_workspace, work
+from asterion_client.local_round import make_workspace
 from asterion_client.private_round import release_privately
 from asterion_server.central_step import central_step_of
 from asterion_server.selection import clip_factor, weight_of
-from asterion_shared.algorithms import algorithm_of
-from asterion_shared.cases import Case, CaseList, SiteData
-from asterion_shared.clipped_gradients import clipped_gradient_sum
+from asterion_shared.cases import Case
 from asterion_shared.errors import PlanMismatchError
-from asterion_shared.messages import Order
 from asterion_shared.parameters import length
 from asterion_shared.plan import TABLE_MODELS, Plan
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.adaptive_clip import split_noise
-from asterion_shared.privacy.audit_bounds import (
+from asterion_shared.privacy.audit_bounds import game_bound_of_scores
+from asterion_shared.privacy.audit_curve import (
+    claims_of,
     count_right,
-    game_bound_of_scores,
-    one_run_bound,
+    fewest_right,
     planned_guesses,
+    refuted_noise,
 )
+from asterion_shared.privacy.audited import Mechanism
 from asterion_shared.privacy.charges import GaussianCharge
+from asterion_shared.privacy.plan_rules import sharing_of
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.settings import PrivacySettings
+from asterion_shared.privacy.summed_vector import SummedVector
 from asterion_shared.randomness import stream
-from asterion_shared.table_columns import table_width
-from asterion_shared.tasks.batches import batch_of
+from asterion_sim.record_canaries import SITE, draw_canaries, movement, planted, probes
 
 Floats = npt.NDArray[np.float64]
 Coins = npt.NDArray[np.bool_]
-Mechanism = Literal["record at site", "site at site", "site at centre"]
 FAR = 100.0
 """Length of a canary's update over the clip norm."""
 
-LOUD = 60.0
-"""Length of a canary's input: far above 1, so that the bias has little of its gradient."""
-
-_CANARY, _COMPANION = "canary", "companion"
+_CANARY, _COMPANION = SITE, "companion"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +61,15 @@ class AuditResult:
 
     Attributes:
         mechanism: what was attacked.
-        lower_bound: epsilon that the attack refutes at ``delta``, at least 0.
+        lower_bound: epsilon that the attack refutes, at least 0; of records and patients that of
+            the least noise that it refutes (:func:`asterion_shared.privacy.audit_curve.refuted`).
         confidence: a mechanism that keeps its claim is called broken with probability at most
             ``1 - confidence``.
         claimed_epsilon: what the plan's charge comes to at ``delta``; ``math.inf`` for nothing.
         delta: of both figures.
         num_canaries: guessed at, in all runs together; of a repeated game, the number of games.
+        broken: whether the attack refutes the claim.
+        blind: whether not even right guesses alone would have refuted it.
     """
 
     mechanism: Mechanism
@@ -80,11 +78,8 @@ class AuditResult:
     claimed_epsilon: float
     delta: float
     num_canaries: int
-
-    @property
-    def broken(self) -> bool:
-        """Whether the attack shows more than the claim allows."""
-        return self.lower_bound > self.claimed_epsilon
+    broken: bool
+    blind: bool
 
 
 def audit_record_level(
@@ -95,11 +90,9 @@ def audit_record_level(
     confidence: float = 0.95,
     delta: float | None = None,
 ) -> AuditResult:
-    """Attack DP-SGD at a site by canaries among its records.
+    """Attack DP-SGD at a site by canaries among its records or patients.
 
-    A canary lights up one input of the network and has the class that the network thinks least
-    likely: gradients of two canaries are nearly orthogonal and, for a canary that is not learnt
-    yet, far longer than the clip. There is one for each input. The adversary sees the weights
+    See :mod:`asterion_sim.record_canaries` for what they are. The adversary sees the weights
     before and after and scores a canary by how far they moved along the part of its gradient that
     it shares with no other. Runs are independent and a canary is in one of them, so that all of
     them together are as private as one.
@@ -107,7 +100,7 @@ def audit_record_level(
     The coins come from the plan's seed, which this adversary does not use; the noise does not.
 
     Args:
-        plan: classification by ``logistic`` or ``mlp`` that protects records, without
+        plan: classification by ``logistic`` or ``mlp`` that protects records or patients, without
             augmentation. Its rounds follow one another at the one site.
         companions: records that are trained with, known to the adversary.
         num_runs: at least 1.
@@ -118,32 +111,44 @@ def audit_record_level(
         PlanMismatchError: the plan is none of these.
         ValueError: ``num_runs`` is below 1.
     """
-    privacy = _privacy(plan, "record", "site")
+    privacy = _privacy(plan, ("record", "patient"), "site")
     _check_canaries_known(plan)
     if num_runs < 1:
         msg = f"num_runs is {num_runs}; give at least 1"
         raise ValueError(msg)
     delta = privacy.delta if delta is None else delta
     workspace = make_workspace(plan)
-    canaries = _canaries(plan, workspace)
-    directions = _directions(workspace, privacy, canaries)
+    canaries = draw_canaries(workspace, privacy)
+    seen = probes(workspace, privacy, canaries)
     scores = np.empty((num_runs, len(canaries)))
     coins = np.empty((num_runs, len(canaries)), np.bool_)
     for run in range(num_runs):
         coins[run] = _coins(plan, run, len(canaries))
-        planted = [
-            case if included else _nothing(case)
-            for case, included in zip(canaries, coins[run], strict=True)
+        records = [
+            record
+            for canary, included in zip(canaries, coins[run], strict=True)
+            for record in planted(canary, bool(included), privacy)
         ]
-        moved = _moved(workspace, CaseList.of([*planted, *companions]))
-        scores[run] = -(directions @ moved)  # a step goes down the gradient
+        moved = movement(workspace, [*records, *companions])
+        scores[run] = -seen.parts(moved)  # a step goes down the gradient
     charge = charge_of(plan, plan.rounds.count)
     assert isinstance(charge, GaussianCharge)  # noqa: S101  # the plan protects records
     deviation = charge.noise_multiplier / (charge.sampling_rate * math.sqrt(charge.times))
-    guesses = planned_guesses(scores.size, deviation, delta, confidence)
+    claims = claims_of((charge,))
+    guesses = planned_guesses(scores.size, deviation, claims, confidence)
     right = count_right(scores.ravel(), coins.ravel(), guesses)
-    bound = one_run_bound(scores.size, guesses, right, delta, confidence)
-    return _result("record at site", plan, bound, confidence, delta, scores.size)
+    factor = refuted_noise(scores.size, guesses, right, charge, confidence)
+    shown = charge.model_copy(update={"noise_multiplier": factor * charge.noise_multiplier})
+    return AuditResult(
+        mechanism="record at site" if privacy.protects == "record" else "patient at site",
+        lower_bound=spent((shown,), delta).epsilon if math.isfinite(factor) else 0.0,
+        confidence=confidence,
+        claimed_epsilon=spent((charge,), delta).epsilon,
+        delta=delta,
+        num_canaries=scores.size,
+        broken=factor <= 1,
+        blind=fewest_right(scores.size, guesses, claims, confidence) > guesses,
+    )
 
 
 def audit_site_level_at_site(
@@ -169,7 +174,7 @@ def audit_site_level_at_site(
         PlanMismatchError: the plan is another one.
         ValueError: ``num_games`` is odd or below 2.
     """
-    privacy = _privacy(plan, "site", "site")
+    privacy = _privacy(plan, ("site",), "site")
     direction = _direction(plan)
     loud = (FAR * privacy.clip_norm * direction).astype(np.float32)
 
@@ -207,7 +212,7 @@ def audit_site_level_at_centre(
         PlanMismatchError: the plan is another one.
         ValueError: ``num_games`` is odd or below 2.
     """
-    privacy = _privacy(plan, "site", "centre")
+    privacy = _privacy(plan, ("site",), "centre")
     assert plan.algorithm.max_weight is not None  # noqa: S101  # a rule of the plan
     direction = _direction(plan)
     zeros, many = np.zeros(direction.size, np.float32), 10 * plan.algorithm.max_weight
@@ -260,6 +265,57 @@ def _evidence_of_count(plan: Plan, privacy: PrivacySettings, change: float) -> f
     return -count / (2 * split_noise(privacy).count_deviation ** 2)
 
 
+def audit_site_level_shares(
+    plan: Plan,
+    *,
+    num_games: int = 20_000,
+    confidence: float = 0.99,
+    delta: float | None = None,
+) -> AuditResult:
+    """Attack the decoded sum of the sites' vectors, each with its share of noise, by a game.
+
+    As :func:`audit_site_level_at_centre`, where the adversary knows all that the proof lets him
+    have: as few sites as may be survived, and the vectors of the colluders, which he takes off
+    the sum. The others report zeros. The sum is formed as a simulation forms it, without masks.
+
+    Args:
+        plan: protects sites, with the noise in shares.
+        num_games: even, at least 2; half of them have the canary.
+        confidence: in (0, 1).
+        delta: in (0, 1); absent: the plan's.
+
+    Raises:
+        PlanMismatchError: the plan is another one.
+        ValueError: ``num_games`` is odd or below 2.
+        PrivacyProofError: the noise does not fit the secure sum's numbers.
+    """
+    privacy = _privacy(plan, ("site",), "shares")
+    assert plan.algorithm.max_weight is not None  # noqa: S101  # a rule of the plan
+    direction = _direction(plan)
+    loud = (FAR * privacy.clip_norm * direction).astype(np.float32)
+    zeros, many = np.zeros_like(loud), 10 * plan.algorithm.max_weight
+    forms = [SummedVector(plan, zeros.size, 1 + index) for index in range(plan.rounds.count)]
+    honest = num_honest(plan)
+
+    def score(with_canary: bool) -> float:
+        seen = 0.0
+        for form in forms:
+            total = form.encode(loud if with_canary else zeros, many, {}, secret_stream())
+            for _ in range(honest - 1):
+                total += form.encode(zeros, 1, {}, secret_stream())
+            found = form.decode(total)
+            seen += float(found.update @ direction) / found.weight
+        return seen
+
+    return _game("site in shares", plan, privacy, score, num_games, confidence, delta)
+
+
+def num_honest(plan: Plan) -> int:
+    """Fewest sites in a secure sum whose vectors nobody else knows."""
+    sharing = sharing_of(plan)
+    return sharing.min_survivors - sharing.max_colluders
+
+
 def _game(
     mechanism: Mechanism,
     plan: Plan,
@@ -273,33 +329,34 @@ def _game(
         msg = f"num_games is {num_games}; give an even number of at least 2"
         raise ValueError(msg)
     delta = privacy.delta if delta is None else delta
-    without = np.array([score(False) for _ in range(num_games // 2)])
-    with_canary = np.array([score(True) for _ in range(num_games // 2)])
+    half = num_games // 2
+    without, with_canary = (
+        np.array([score(present) for _ in range(half)]) for present in (False, True)
+    )
     bound = game_bound_of_scores(without, with_canary, delta, confidence)
-    return _result(mechanism, plan, bound, confidence, delta, num_games)
-
-
-def _result(
-    mechanism: Mechanism, plan: Plan, bound: float, confidence: float, delta: float, number: int
-) -> AuditResult:
+    most = game_bound_of_scores(np.zeros(half), np.ones(half), delta, confidence)
     charge = charge_of(plan, plan.rounds.count)
     assert charge is not None  # noqa: S101  # the plan has a [privacy]
+    claim = spent((charge,), delta).epsilon
     return AuditResult(
         mechanism=mechanism,
         lower_bound=bound,
         confidence=confidence,
-        claimed_epsilon=spent((charge,), delta).epsilon,
+        claimed_epsilon=claim,
         delta=delta,
-        num_canaries=number,
+        num_canaries=num_games,
+        broken=bound > claim,
+        blind=most <= claim,
     )
 
 
-def _privacy(plan: Plan, protects: str, noise: str) -> PrivacySettings:
+def _privacy(plan: Plan, protects: Sequence[str], noise: str) -> PrivacySettings:
     """The plan's section, if it is of this kind."""
     found = plan.privacy
-    if found is None or (found.protects, found.noise) != (protects, noise):
+    if found is None or found.protects not in protects or found.noise != noise:
         has = "no [privacy]" if found is None else f"{found.protects!r} at {found.noise!r}"
-        msg = f"the plan has {has}; this audit is for protects = {protects!r}, noise = {noise!r}"
+        whom = " or ".join(repr(one) for one in protects)
+        msg = f"the plan has {has}; this audit is for protects = {whom}, noise = {noise!r}"
         raise PlanMismatchError(msg)
     return found
 
@@ -329,71 +386,3 @@ def _direction(plan: Plan) -> Floats:
 def _coins(plan: Plan, run: int, count: int) -> Coins:
     draw = stream(plan.seed, round_=run, site=_CANARY, purpose="audit_coins")
     return draw.random(count) < 0.5
-
-
-def _canaries(plan: Plan, workspace: Workspace) -> list[Case]:
-    """One for each input of the network."""
-    contract = plan.data
-    shape: tuple[int, ...] = (len(contract.channels), *contract.patch_size)
-    if contract.kind == "table":
-        shape = (table_width(contract),)
-    images = LOUD * np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
-    workspace.model.eval()
-    with torch.no_grad():
-        least_likely = workspace.model(torch.from_numpy(images)).argmin(dim=1).tolist()
-    return [
-        Case(id=f"{number:012x}", image=image, label=label)
-        for number, (image, label) in enumerate(zip(images, least_likely, strict=True))
-    ]
-
-
-def _nothing(case: Case) -> Case:
-    """A record in its place that contributes nothing: its gradient is not finite."""
-    return Case(id=case.id, image=np.full_like(case.image, np.nan), label=case.label)
-
-
-def _directions(workspace: Workspace, privacy: PrivacySettings, canaries: Sequence[Case]) -> Floats:
-    """Of length 1, ``(m, size)``: along each only one canary's gradient has a part.
-
-    The rows of the pseudo-inverse of the gradients at the initial weights. Along a canary's own
-    gradient the others would be seen too, as far as they share the later layers.
-    """
-    plan, step, cases = workspace.plan, workspace.private_step, CaseList.of(canaries)
-    assert step is not None  # noqa: S101  # the plan protects records
-    parameters = dict(workspace.model.named_parameters())
-    rows = np.empty((len(canaries), workspace.layout.size))
-    for number in range(len(canaries)):
-        # Without augmentation no patch is drawn in classification.
-        batch = batch_of(plan, cases, np.array([number]), np.random.default_rng(0))
-        found = clipped_gradient_sum(
-            workspace.model, step.loss_of, batch, privacy.clip_norm, step.method, parameters
-        ).gradients
-        parts = [found[tensor.name].flatten() for tensor in workspace.layout.shared]
-        row = torch.cat(parts).double().numpy()
-        rows[number] = row / length(row)
-    apart = np.linalg.pinv(rows @ rows.T, rcond=1e-6, hermitian=True) @ rows
-    return np.asarray(apart / np.sqrt(np.square(apart).sum(axis=1, keepdims=True)))
-
-
-def _moved(workspace: Workspace, train: CaseList) -> Floats:
-    """The sum of a site's updates over the plan's rounds, float64 ``(size,)``."""
-    plan, weights = workspace.plan, workspace.initial_weights
-    data = SiteData(site=_CANARY, train=train, test=CaseList(()))
-    central_step = algorithm_of(plan.algorithm).central_step
-    moved = np.zeros(weights.size)
-    with tempfile.TemporaryDirectory() as folder:
-        for round_ in range(1, plan.rounds.count + 1):
-            order = Order(
-                run="audit",
-                plan=plan,
-                round=round_,
-                phase="train",
-                weights=weights,
-                layout_sha256=workspace.layout.sha256,
-                evaluate=False,
-            )
-            update = work(order, data, workspace, Path(folder)).update
-            assert update is not None  # noqa: S101  # it was an order to train
-            moved += update
-            weights = central_step(weights, update)
-    return moved
