@@ -56,6 +56,7 @@ from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
 from asterion_shared.privacy.secure_sum import Verify
+from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.result import (
     FinalModel,
     Result,
@@ -87,6 +88,7 @@ def run_rounds(
     participants: Participants | None = None,
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None = None,
     verify: Verify | None = None,
+    audit: PrivacyAudit | None = None,
 ) -> Result:
     """Carry out a plan, or what is left of it when ``folder`` holds checkpoints of the run.
 
@@ -103,6 +105,7 @@ def run_rounds(
             a simulation that replays a recording knows them beforehand.
         simulation: what a simulation adds to the result, from the sites asked in each round.
         verify: by the sites' identities, for secure sums over messages; None in a simulation.
+        audit: what an attack on the plan's privacy showed; a run whose claim it broke has failed.
 
     Returns:
         The result, as it was written to ``folder/result.json``.
@@ -126,6 +129,7 @@ def run_rounds(
         participants or (lambda round_: None),
         simulation,
         verify,
+        audit,
     )
     loop.resume_or_begin(plan_folder)
     try:
@@ -136,7 +140,7 @@ def run_rounds(
     except (RunStoppedError, PrivacyProofError):
         loop.finish("stopped")
         raise
-    return loop.finish("finished")
+    return loop.finish("failed" if audit is not None and audit.broken else "finished")
 
 
 @dataclass
@@ -151,6 +155,7 @@ class _Loop:
     participants: Participants
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
     verify: Verify | None
+    audit: PrivacyAudit | None
     plan_sha256: str = field(init=False)
     folding: FoldingCohort | None = field(init=False)
     """The cohort, if it can fold."""
@@ -236,6 +241,7 @@ class _Loop:
             privacy=in_one_line(account, secure_sum=self.plan.secure_sum is not None),
             privacy_account=account,
             secure_sum=self.plan.secure_sum is not None,
+            privacy_audit=self.audit,
             versions=_versions(),
             rounds_planned=self._planned(),
             rounds=rounds,

@@ -13,6 +13,7 @@ AsterionError                  1
 ├── ReportRejectedError       21    a site's report broke the contract (layout, range, finite)
 ├── OrderRefusedError         22    a site said no, with a reason code
 ├── BudgetSpentError          23    a release would cost more privacy than the site allows
+├── ClaimBrokenError          24    an attack shows more than the epsilon that is claimed
 ├── ConnectionProblemError    30    an address, port, key or certificate does not work
 │   ├── PortInUseError        31    another process holds the port
 │   └── UnreachableError      32    nobody answers at the address, perhaps not yet
@@ -182,6 +183,15 @@ class BudgetSpentError(AsterionError):
             f"{delta:.2g}, and the site allows {epsilon_limit:.4g}; nothing was charged or sent: "
             "ask for a plan with more noise or fewer rounds; only the site sets its limit"
         )
+
+
+class ClaimBrokenError(AsterionError):
+    """An attack shows more than the epsilon that is claimed: code and proof do not agree."""
+
+    exit_code = 24
+
+    def __init__(self, verdict: str) -> None:
+        super().__init__(f"{verdict}; report it to those who maintain Asterion, with the plan")
 
 
 class ConnectionProblemError(AsterionError):

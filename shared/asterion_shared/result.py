@@ -17,6 +17,7 @@ from asterion_shared.errors import FileProblemError, SettingsError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.privacy.account import NOTHING_CLAIMED, PrivacyAccount
+from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.settings_files import Rule, Settings, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
@@ -246,6 +247,8 @@ class Result(Settings):
     secure_sum: bool = False
     """Whether the coordinator saw sums over the sites alone: then each site's counts are 0 here,
     and no site has metrics of its own."""
+    privacy_audit: PrivacyAudit | None = None
+    """What an attack on the same privacy showed; None when there was none."""
 
     versions: dict[str, str] = Field(default_factory=dict)
     """Versions of the programs the numbers depend on, by package."""
@@ -277,7 +280,16 @@ class Result(Settings):
             lambda r: len({s.name for s in r.sites}) == len(r.sites),
             lambda r: f"sites are {[s.name for s in r.sites]}; name each once",
         ),
+        rule(
+            lambda r: not r.claim_broken or r.status != "finished",
+            lambda r: f"status is {r.status!r} and the attack broke the claim; it is 'failed'",
+        ),
     )
+
+    @property
+    def claim_broken(self) -> bool:
+        """Whether an attack showed more than the claimed epsilon."""
+        return self.privacy_audit is not None and self.privacy_audit.broken
 
     @property
     def final_sites(self) -> dict[str, Metrics]:
@@ -304,7 +316,8 @@ def headline(result: Result) -> str:
         work = {"count": "count", "evaluate": "evaluation"}[result.kind]
         ends = {"finished": " finished", "stopped": " stopped", "failed": " failed"}
         beginnings = {s: work + ends.get(s, f": quorum lost{why}") for s in beginnings}
-    return "; ".join([beginnings[result.status], *_absences(result)])
+    broken = ["the attack shows more than the claimed epsilon"] if result.claim_broken else []
+    return "; ".join([beginnings[result.status], *broken, *_absences(result)])
 
 
 def _absences(result: Result) -> list[str]:

@@ -10,7 +10,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
-from asterion_shared.errors import UserInputError
+from asterion_shared.errors import ClaimBrokenError, UserInputError
 from asterion_shared.plan import Plan, read_plan
 from asterion_shared.reports.terminal import RoundPrinter
 
@@ -69,6 +69,9 @@ def run(
         str, typer.Option(help="f32, or bf16: faster, with deviations of about 1 part in 200")
     ] = "f32",
     device: Annotated[str, typer.Option(help="cpu or cuda")] = "cpu",
+    audit: Annotated[
+        bool, typer.Option("--audit", help="attack the plan's privacy too: minutes more")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Run a plan over virtual sites. The word run may be left out: asterion simulate PLAN.
@@ -78,15 +81,20 @@ def run(
     bit), vectorised, shared-base, processes, ray, or two together: processes:vectorised.
     """
     from asterion_sim.engines.choice import read_wish
+    from asterion_sim.plan_attack import privacy_of
     from asterion_sim.simulate import simulate
 
     wanted = read_plan(plan)
     wish = read_wish(engine, chunk=chunk, workers=workers, dtype=dtype, device=device)
+    if audit:
+        privacy_of(wanted)  # before anything is read
     setting = chosen_setting(wanted, sites, scenario, num_sites, quiet=as_json)
     # What was imported and read lives as long as the run: it need not be searched for garbage.
     gc.freeze()
+    if audit and not as_json:
+        typer.echo("the plan's privacy is attacked first")
     with RoundPrinter(as_json=as_json) as printer:
-        simulate(
+        result = simulate(
             wanted,
             setting.sites,
             out,
@@ -95,9 +103,12 @@ def run(
             schedule=setting.schedule,
             scenario_sha256=setting.scenario.sha256 if setting.scenario is not None else "",
             plan_folder=plan.parent,
+            audit=audit,
         )
     if not as_json:
         typer.echo(f"result {out / 'result.json'}\nreport {out / 'report.html'}")
+    if result.privacy_audit is not None and result.privacy_audit.broken:
+        raise ClaimBrokenError(result.privacy_audit.verdict)
 
 
 @simulate_app.command()

@@ -15,21 +15,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
-from asterion_client.local_round import Workspace, make_workspace, work
+from asterion_client.local_round import make_workspace
 from asterion_client.private_round import release_privately
 from asterion_server.central_step import central_step_of
 from asterion_server.selection import clip_factor, weight_of
-from asterion_shared.algorithms import algorithm_of
-from asterion_shared.cases import Case, CaseList, SiteData
-from asterion_shared.clipped_gradients import clipped_gradient_sum
+from asterion_shared.cases import Case
 from asterion_shared.errors import PlanMismatchError
-from asterion_shared.messages import Order
 from asterion_shared.parameters import length
 from asterion_shared.plan import TABLE_MODELS, Plan
 from asterion_shared.privacy.accounting import spent
@@ -41,23 +36,19 @@ from asterion_shared.privacy.audit_bounds import (
     planned_guesses,
 )
 from asterion_shared.privacy.charges import GaussianCharge
+from asterion_shared.privacy.audited import Mechanism
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.settings import PrivacySettings
 from asterion_shared.randomness import stream
-from asterion_shared.table_columns import table_width
-from asterion_shared.tasks.batches import batch_of
+from asterion_sim.record_canaries import SITE, draw_canaries, movement, planted, probes
 
 Floats = npt.NDArray[np.float64]
 Coins = npt.NDArray[np.bool_]
-Mechanism = Literal["record at site", "site at site", "site at centre"]
 FAR = 100.0
 """Length of a canary's update over the clip norm."""
 
-LOUD = 60.0
-"""Length of a canary's input: far above 1, so that the bias has little of its gradient."""
-
-_CANARY, _COMPANION = "canary", "companion"
+_CANARY, _COMPANION = SITE, "companion"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,15 +58,17 @@ class AuditResult:
     Attributes:
         mechanism: what was attacked.
         lower_bound: epsilon that the attack refutes at ``delta``, at least 0.
+        most_to_show: the bound, had every guess been right.
         confidence: a mechanism that keeps its claim is called broken with probability at most
             ``1 - confidence``.
         claimed_epsilon: what the plan's charge comes to at ``delta``; ``math.inf`` for nothing.
-        delta: of both figures.
+        delta: of all three figures.
         num_canaries: guessed at, in all runs together; of a repeated game, the number of games.
     """
 
     mechanism: Mechanism
     lower_bound: float
+    most_to_show: float
     confidence: float
     claimed_epsilon: float
     delta: float
@@ -95,11 +88,9 @@ def audit_record_level(
     confidence: float = 0.95,
     delta: float | None = None,
 ) -> AuditResult:
-    """Attack DP-SGD at a site by canaries among its records.
+    """Attack DP-SGD at a site by canaries among its records or patients.
 
-    A canary lights up one input of the network and has the class that the network thinks least
-    likely: gradients of two canaries are nearly orthogonal and, for a canary that is not learnt
-    yet, far longer than the clip. There is one for each input. The adversary sees the weights
+    See :mod:`asterion_sim.record_canaries` for what they are. The adversary sees the weights
     before and after and scores a canary by how far they moved along the part of its gradient that
     it shares with no other. Runs are independent and a canary is in one of them, so that all of
     them together are as private as one.
@@ -107,7 +98,7 @@ def audit_record_level(
     The coins come from the plan's seed, which this adversary does not use; the noise does not.
 
     Args:
-        plan: classification by ``logistic`` or ``mlp`` that protects records, without
+        plan: classification by ``logistic`` or ``mlp`` that protects records or patients, without
             augmentation. Its rounds follow one another at the one site.
         companions: records that are trained with, known to the adversary.
         num_runs: at least 1.
@@ -118,32 +109,37 @@ def audit_record_level(
         PlanMismatchError: the plan is none of these.
         ValueError: ``num_runs`` is below 1.
     """
-    privacy = _privacy(plan, "record", "site")
+    privacy = _privacy(plan, ("record", "patient"), "site")
     _check_canaries_known(plan)
     if num_runs < 1:
         msg = f"num_runs is {num_runs}; give at least 1"
         raise ValueError(msg)
     delta = privacy.delta if delta is None else delta
     workspace = make_workspace(plan)
-    canaries = _canaries(plan, workspace)
-    directions = _directions(workspace, privacy, canaries)
+    canaries = draw_canaries(workspace, privacy)
+    seen = probes(workspace, privacy, canaries)
     scores = np.empty((num_runs, len(canaries)))
     coins = np.empty((num_runs, len(canaries)), np.bool_)
     for run in range(num_runs):
         coins[run] = _coins(plan, run, len(canaries))
-        planted = [
-            case if included else _nothing(case)
-            for case, included in zip(canaries, coins[run], strict=True)
+        records = [
+            record
+            for canary, included in zip(canaries, coins[run], strict=True)
+            for record in planted(canary, bool(included), privacy)
         ]
-        moved = _moved(workspace, CaseList.of([*planted, *companions]))
-        scores[run] = -(directions @ moved)  # a step goes down the gradient
+        moved = movement(workspace, [*records, *companions])
+        scores[run] = -seen.parts(moved)  # a step goes down the gradient
     charge = charge_of(plan, plan.rounds.count)
     assert isinstance(charge, GaussianCharge)  # noqa: S101  # the plan protects records
     deviation = charge.noise_multiplier / (charge.sampling_rate * math.sqrt(charge.times))
     guesses = planned_guesses(scores.size, deviation, delta, confidence)
     right = count_right(scores.ravel(), coins.ravel(), guesses)
-    bound = one_run_bound(scores.size, guesses, right, delta, confidence)
-    return _result("record at site", plan, bound, confidence, delta, scores.size)
+    bound, most = (
+        one_run_bound(scores.size, guesses, number, delta, confidence)
+        for number in (right, guesses)
+    )
+    mechanism: Mechanism = "record at site" if privacy.protects == "record" else "patient at site"
+    return _result(mechanism, plan, bound, most, confidence, delta, scores.size)
 
 
 def audit_site_level_at_site(
@@ -169,7 +165,7 @@ def audit_site_level_at_site(
         PlanMismatchError: the plan is another one.
         ValueError: ``num_games`` is odd or below 2.
     """
-    privacy = _privacy(plan, "site", "site")
+    privacy = _privacy(plan, ("site",), "site")
     direction = _direction(plan)
     loud = (FAR * privacy.clip_norm * direction).astype(np.float32)
 
@@ -207,7 +203,7 @@ def audit_site_level_at_centre(
         PlanMismatchError: the plan is another one.
         ValueError: ``num_games`` is odd or below 2.
     """
-    privacy = _privacy(plan, "site", "centre")
+    privacy = _privacy(plan, ("site",), "centre")
     assert plan.algorithm.max_weight is not None  # noqa: S101  # a rule of the plan
     direction = _direction(plan)
     zeros, many = np.zeros(direction.size, np.float32), 10 * plan.algorithm.max_weight
@@ -276,17 +272,26 @@ def _game(
     without = np.array([score(False) for _ in range(num_games // 2)])
     with_canary = np.array([score(True) for _ in range(num_games // 2)])
     bound = game_bound_of_scores(without, with_canary, delta, confidence)
-    return _result(mechanism, plan, bound, confidence, delta, num_games)
+    half = num_games // 2
+    most = game_bound_of_scores(np.zeros(half), np.ones(half), delta, confidence)
+    return _result(mechanism, plan, bound, most, confidence, delta, num_games)
 
 
 def _result(
-    mechanism: Mechanism, plan: Plan, bound: float, confidence: float, delta: float, number: int
+    mechanism: Mechanism,
+    plan: Plan,
+    bound: float,
+    most: float,
+    confidence: float,
+    delta: float,
+    number: int,
 ) -> AuditResult:
     charge = charge_of(plan, plan.rounds.count)
     assert charge is not None  # noqa: S101  # the plan has a [privacy]
     return AuditResult(
         mechanism=mechanism,
         lower_bound=bound,
+        most_to_show=most,
         confidence=confidence,
         claimed_epsilon=spent((charge,), delta).epsilon,
         delta=delta,
@@ -294,12 +299,13 @@ def _result(
     )
 
 
-def _privacy(plan: Plan, protects: str, noise: str) -> PrivacySettings:
+def _privacy(plan: Plan, protects: Sequence[str], noise: str) -> PrivacySettings:
     """The plan's section, if it is of this kind."""
     found = plan.privacy
-    if found is None or (found.protects, found.noise) != (protects, noise):
+    if found is None or found.protects not in protects or found.noise != noise:
         has = "no [privacy]" if found is None else f"{found.protects!r} at {found.noise!r}"
-        msg = f"the plan has {has}; this audit is for protects = {protects!r}, noise = {noise!r}"
+        whom = " or ".join(repr(one) for one in protects)
+        msg = f"the plan has {has}; this audit is for protects = {whom}, noise = {noise!r}"
         raise PlanMismatchError(msg)
     return found
 
@@ -329,71 +335,3 @@ def _direction(plan: Plan) -> Floats:
 def _coins(plan: Plan, run: int, count: int) -> Coins:
     draw = stream(plan.seed, round_=run, site=_CANARY, purpose="audit_coins")
     return draw.random(count) < 0.5
-
-
-def _canaries(plan: Plan, workspace: Workspace) -> list[Case]:
-    """One for each input of the network."""
-    contract = plan.data
-    shape: tuple[int, ...] = (len(contract.channels), *contract.patch_size)
-    if contract.kind == "table":
-        shape = (table_width(contract),)
-    images = LOUD * np.eye(math.prod(shape), dtype=np.float32).reshape(-1, *shape)
-    workspace.model.eval()
-    with torch.no_grad():
-        least_likely = workspace.model(torch.from_numpy(images)).argmin(dim=1).tolist()
-    return [
-        Case(id=f"{number:012x}", image=image, label=label)
-        for number, (image, label) in enumerate(zip(images, least_likely, strict=True))
-    ]
-
-
-def _nothing(case: Case) -> Case:
-    """A record in its place that contributes nothing: its gradient is not finite."""
-    return Case(id=case.id, image=np.full_like(case.image, np.nan), label=case.label)
-
-
-def _directions(workspace: Workspace, privacy: PrivacySettings, canaries: Sequence[Case]) -> Floats:
-    """Of length 1, ``(m, size)``: along each only one canary's gradient has a part.
-
-    The rows of the pseudo-inverse of the gradients at the initial weights. Along a canary's own
-    gradient the others would be seen too, as far as they share the later layers.
-    """
-    plan, step, cases = workspace.plan, workspace.private_step, CaseList.of(canaries)
-    assert step is not None  # noqa: S101  # the plan protects records
-    parameters = dict(workspace.model.named_parameters())
-    rows = np.empty((len(canaries), workspace.layout.size))
-    for number in range(len(canaries)):
-        # Without augmentation no patch is drawn in classification.
-        batch = batch_of(plan, cases, np.array([number]), np.random.default_rng(0))
-        found = clipped_gradient_sum(
-            workspace.model, step.loss_of, batch, privacy.clip_norm, step.method, parameters
-        ).gradients
-        parts = [found[tensor.name].flatten() for tensor in workspace.layout.shared]
-        row = torch.cat(parts).double().numpy()
-        rows[number] = row / length(row)
-    apart = np.linalg.pinv(rows @ rows.T, rcond=1e-6, hermitian=True) @ rows
-    return np.asarray(apart / np.sqrt(np.square(apart).sum(axis=1, keepdims=True)))
-
-
-def _moved(workspace: Workspace, train: CaseList) -> Floats:
-    """The sum of a site's updates over the plan's rounds, float64 ``(size,)``."""
-    plan, weights = workspace.plan, workspace.initial_weights
-    data = SiteData(site=_CANARY, train=train, test=CaseList(()))
-    central_step = algorithm_of(plan.algorithm).central_step
-    moved = np.zeros(weights.size)
-    with tempfile.TemporaryDirectory() as folder:
-        for round_ in range(1, plan.rounds.count + 1):
-            order = Order(
-                run="audit",
-                plan=plan,
-                round=round_,
-                phase="train",
-                weights=weights,
-                layout_sha256=workspace.layout.sha256,
-                evaluate=False,
-            )
-            update = work(order, data, workspace, Path(folder)).update
-            assert update is not None  # noqa: S101  # it was an order to train
-            moved += update
-            weights = central_step(weights, update)
-    return moved

@@ -1,11 +1,11 @@
-"""``asterion privacy``: what privacy costs."""
+"""``asterion privacy``: what privacy costs, the attack beside the number, and what leaks."""
 
 from pathlib import Path
 from typing import Annotated, get_args
 
 import typer
 
-from asterion_shared.errors import UserInputError
+from asterion_shared.errors import ClaimBrokenError, UserInputError
 from asterion_shared.plan import read_plan
 from asterion_sim.command_line import EngineName, NumSites, PlanFile, ScenarioFile, SitesFolder
 
@@ -14,7 +14,7 @@ privacy_app = typer.Typer(no_args_is_help=True)
 
 @privacy_app.callback()
 def _privacy() -> None:
-    """What privacy costs: asterion privacy sweep PLAN --out DIR."""
+    """What privacy costs, and what an attack shows of it."""
 
 
 @privacy_app.command()
@@ -74,3 +74,24 @@ def _numbers(text: str) -> list[float]:
     except ValueError:
         msg = f"--epsilon is {text!r}; give numbers between commas, such as 1,2,4,8"
         raise UserInputError(msg) from None
+
+
+@privacy_app.command()
+def audit(
+    plan: PlanFile,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Attack the code with the plan's own noise: what is shown beside what is claimed."""
+    from rich.console import Console
+
+    from asterion_sim.plan_attack import audit_plan
+    from asterion_sim.privacy_tables import audit_table
+
+    wanted = read_plan(plan)
+    found = audit_plan(wanted)
+    if as_json:
+        typer.echo(found.model_dump_json(indent=2))
+    else:
+        Console().print(audit_table(wanted, found))
+    if found.broken:
+        raise ClaimBrokenError(found.verdict)

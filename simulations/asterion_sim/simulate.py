@@ -18,6 +18,7 @@ from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.engines.choice import EngineWish
 from asterion_sim.faults import FaultSchedule, injected
 from asterion_sim.faulty_cohort import FaultyCohort
+from asterion_sim.plan_attack import audit_plan
 from asterion_sim.scenario import with_false_labels
 from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualCohort, VirtualSites
 
@@ -36,6 +37,7 @@ def simulate(
     scenario_sha256: str = "",
     plan_folder: Path = Path(),
     report: bool = True,
+    audit: bool = False,
 ) -> Result:
     """Run a plan, or the rest of it, and write ``result.json`` and ``report.html``.
 
@@ -50,12 +52,16 @@ def simulate(
         scenario_sha256: for the result.
         plan_folder: where the plan's ``init.file`` is looked up.
         report: whether to write ``report.html``, with example pictures.
+        audit: whether to attack the plan's privacy first, for the result. A run whose claim the
+            attack broke has the status ``failed``; its model is kept and must not be trusted.
 
     Raises:
-        QuorumLostError, PlanMismatchError, DiskProblemError: as ``run_rounds``.
+        QuorumLostError, PlanMismatchError, DiskProblemError: as ``run_rounds``; also when an audit
+            is asked for and the plan has no ``[privacy]``.
         EngineFailedError: a worker of the engine died.
         SettingsError: the schedule's false labels do not fit the plan.
     """
+    found = audit_plan(plan) if audit else None
     sites = with_false_labels(sites, schedule, plan)
     engine = VirtualCohort(plan, sites, out / "sites", wish)
     cohort: Cohort = engine
@@ -86,6 +92,7 @@ def simulate(
             plan_folder=plan_folder,
             participants=None if schedule is None else schedule.participants,
             simulation=facts,
+            audit=found,
         )
     if report:
         pictures = example_pictures(plan, sites, out) if result.final_model is not None else []

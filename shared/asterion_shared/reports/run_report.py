@@ -11,6 +11,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.privacy.account import PrivacyAccount, epsilon_words
 from asterion_shared.reports import metric_words
+from asterion_shared.reports.audit_section import audit_section
 from asterion_shared.reports.many_sites import name_few
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.pictures import Picture
@@ -45,6 +46,10 @@ _CARRIERS = {
     "flower": "a live federation: every site trained on its own machine",
     "simulation": "a simulation: all sites on one machine",
 }
+BROKEN = (
+    "Do not trust this model with anything private: an attack on the code that should protect the "
+    "data shows more than the epsilon that is claimed. See Privacy below."
+)
 _PRIVACY_NOTES = {
     "flower": "Data, file names and pictures stay at the sites. What left each site: the change of "
     "the weights, counts, metrics as sums, and codes. A change of weights that is not noised can "
@@ -118,6 +123,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         ],
         "account": result.privacy_account,
         "account_rows": _account_rows(result.privacy_account),
+        **audit_section(result),
         "facts": _facts(result),
         **metric_table(result),
         **manifest_table(result),
@@ -126,6 +132,12 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
 
 
 def _summary(result: Result, metric: str) -> list[str]:
+    if result.claim_broken:
+        return [BROKEN, *_measured_summary(result, metric)]
+    return _measured_summary(result, metric)
+
+
+def _measured_summary(result: Result, metric: str) -> list[str]:
     value, final = result.final_metrics.get(metric), result.final_sites
     if value is None:
         return [f"No {metric_words.label(metric)} of a final model was measured in this run."]
@@ -202,14 +214,21 @@ def _account_rows(account: PrivacyAccount | None) -> list[tuple[str, ...]]:
 
 
 def _facts(result: Result) -> list[tuple[str, str]]:
-    model = result.final_model
     return [
         ("run", result.run),
         ("plan SHA-256", result.plan_sha256),
-        ("final model", f"{model.path}, SHA-256 {model.sha256}" if model else "none"),
+        ("final model", _model_words(result)),
         ("started", result.started),
         ("finished", result.finished),
         ("carrier", result.carrier),
         ("versions", ", ".join(f"{name} {v}" for name, v in sorted(result.versions.items()))),
         ("result schema", f"version {result.schema_version}"),
     ]
+
+
+def _model_words(result: Result) -> str:
+    model = result.final_model
+    if model is None:
+        return "none"
+    words = f"{model.path}, SHA-256 {model.sha256}"
+    return f"{words}; kept, but not to be trusted" if result.claim_broken else words

@@ -97,6 +97,9 @@ class RoundPrinter:
             self._line(escape(result.privacy_account.sentence))
         if warning := not_usable(result):
             self._line(f"[bold red]{escape(warning)}[/]")
+        if result.privacy_audit is not None:
+            style = "bold red" if result.privacy_audit.broken else "default"
+            self._line(f"[{style}]attacked: {escape(result.privacy_audit.verdict)}[/]")
 
     def _line(self, text: str) -> None:
         # Soft: a line a round stays one line, however narrow the terminal or the log.
