@@ -220,9 +220,9 @@ def _outcome(found: AuditResult, target: Attacked, *, within: bool) -> PrivacyAu
         differs=target.differs,
         claimed_epsilon=claim if math.isfinite(claim) else None,
         lower_bound=found.lower_bound,
-        most_to_show=found.most_to_show,
         confidence=found.confidence,
         delta=found.delta,
         num_canaries=found.num_canaries,
         broken=found.broken,
+        blind=found.blind,
     )

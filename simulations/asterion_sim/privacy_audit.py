@@ -29,11 +29,13 @@ from asterion_shared.parameters import length
 from asterion_shared.plan import TABLE_MODELS, Plan
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.adaptive_clip import split_noise
-from asterion_shared.privacy.audit_bounds import (
+from asterion_shared.privacy.audit_bounds import game_bound_of_scores
+from asterion_shared.privacy.audit_curve import (
+    claims_of,
     count_right,
-    game_bound_of_scores,
-    one_run_bound,
+    fewest_right,
     planned_guesses,
+    refuted_noise,
 )
 from asterion_shared.privacy.charges import GaussianCharge
 from asterion_shared.privacy.audited import Mechanism
@@ -57,27 +59,25 @@ class AuditResult:
 
     Attributes:
         mechanism: what was attacked.
-        lower_bound: epsilon that the attack refutes at ``delta``, at least 0.
-        most_to_show: the bound, had every guess been right.
+        lower_bound: epsilon that the attack refutes, at least 0; of records and patients that of
+            the least noise that it refutes (:func:`asterion_shared.privacy.audit_curve.refuted`).
         confidence: a mechanism that keeps its claim is called broken with probability at most
             ``1 - confidence``.
         claimed_epsilon: what the plan's charge comes to at ``delta``; ``math.inf`` for nothing.
-        delta: of all three figures.
+        delta: of both figures.
         num_canaries: guessed at, in all runs together; of a repeated game, the number of games.
+        broken: whether the attack refutes the claim.
+        blind: whether not even right guesses alone would have refuted it.
     """
 
     mechanism: Mechanism
     lower_bound: float
-    most_to_show: float
     confidence: float
     claimed_epsilon: float
     delta: float
     num_canaries: int
-
-    @property
-    def broken(self) -> bool:
-        """Whether the attack shows more than the claim allows."""
-        return self.lower_bound > self.claimed_epsilon
+    broken: bool
+    blind: bool
 
 
 def audit_record_level(
@@ -132,14 +132,21 @@ def audit_record_level(
     charge = charge_of(plan, plan.rounds.count)
     assert isinstance(charge, GaussianCharge)  # noqa: S101  # the plan protects records
     deviation = charge.noise_multiplier / (charge.sampling_rate * math.sqrt(charge.times))
-    guesses = planned_guesses(scores.size, deviation, delta, confidence)
+    claims = claims_of((charge,))
+    guesses = planned_guesses(scores.size, deviation, claims, confidence)
     right = count_right(scores.ravel(), coins.ravel(), guesses)
-    bound, most = (
-        one_run_bound(scores.size, guesses, number, delta, confidence)
-        for number in (right, guesses)
+    factor = refuted_noise(scores.size, guesses, right, charge, confidence)
+    shown = charge.model_copy(update={"noise_multiplier": factor * charge.noise_multiplier})
+    return AuditResult(
+        mechanism="record at site" if privacy.protects == "record" else "patient at site",
+        lower_bound=spent((shown,), delta).epsilon if math.isfinite(factor) else 0.0,
+        confidence=confidence,
+        claimed_epsilon=spent((charge,), delta).epsilon,
+        delta=delta,
+        num_canaries=scores.size,
+        broken=factor <= 1,
+        blind=fewest_right(scores.size, guesses, claims, confidence) > guesses,
     )
-    mechanism: Mechanism = "record at site" if privacy.protects == "record" else "patient at site"
-    return _result(mechanism, plan, bound, most, confidence, delta, scores.size)
 
 
 def audit_site_level_at_site(
@@ -269,33 +276,24 @@ def _game(
         msg = f"num_games is {num_games}; give an even number of at least 2"
         raise ValueError(msg)
     delta = privacy.delta if delta is None else delta
-    without = np.array([score(False) for _ in range(num_games // 2)])
-    with_canary = np.array([score(True) for _ in range(num_games // 2)])
-    bound = game_bound_of_scores(without, with_canary, delta, confidence)
     half = num_games // 2
+    without, with_canary = (
+        np.array([score(present) for _ in range(half)]) for present in (False, True)
+    )
+    bound = game_bound_of_scores(without, with_canary, delta, confidence)
     most = game_bound_of_scores(np.zeros(half), np.ones(half), delta, confidence)
-    return _result(mechanism, plan, bound, most, confidence, delta, num_games)
-
-
-def _result(
-    mechanism: Mechanism,
-    plan: Plan,
-    bound: float,
-    most: float,
-    confidence: float,
-    delta: float,
-    number: int,
-) -> AuditResult:
     charge = charge_of(plan, plan.rounds.count)
     assert charge is not None  # noqa: S101  # the plan has a [privacy]
+    claim = spent((charge,), delta).epsilon
     return AuditResult(
         mechanism=mechanism,
         lower_bound=bound,
-        most_to_show=most,
         confidence=confidence,
-        claimed_epsilon=spent((charge,), delta).epsilon,
+        claimed_epsilon=claim,
         delta=delta,
-        num_canaries=number,
+        num_canaries=num_games,
+        broken=bound > claim,
+        blind=most <= claim,
     )
 
 

@@ -36,9 +36,6 @@ class PrivacyAudit(Settings):
     lower_bound: Bound
     """Epsilon that the attack refutes."""
 
-    most_to_show: Bound
-    """The bound, had every guess been right: the attack is blind to more."""
-
     confidence: Share
     """A mechanism that keeps its claim is called broken with probability at most 1 less this."""
 
@@ -47,22 +44,17 @@ class PrivacyAudit(Settings):
     """Guessed at, in all runs together; of a repeated game, the number of games."""
 
     broken: bool
-    """Whether the bound is above the claim."""
+    """Whether the attack refutes the claim."""
+
+    blind: bool
+    """Whether not even right guesses alone would have refuted it."""
 
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
-            lambda a: a.broken == _above(a.lower_bound, a.claimed_epsilon),
-            lambda a: (
-                f"broken is {a.broken}, lower_bound {a.lower_bound} and claimed_epsilon "
-                f"{a.claimed_epsilon}; it is true when the bound is above the claim, else false"
-            ),
+            lambda a: not (a.broken and a.blind),
+            lambda a: "broken and blind are both true; a claim that is refuted can be refuted",
         ),
     )
-
-    @property
-    def blind(self) -> bool:
-        """Whether not even right guesses alone could have contradicted the claim."""
-        return not _above(self.most_to_show, self.claimed_epsilon)
 
     @property
     def verdict(self) -> str:
@@ -72,7 +64,7 @@ class PrivacyAudit(Settings):
         if self.broken:
             end = "the code does not keep the claim, and the model must not be trusted"
         elif self.blind:
-            end = "the attack could not have shown more than the claim, so this says little"
+            end = "not even right guesses alone would have contradicted it, so this says little"
         else:
             end = "the attack does not contradict the claim"
         return f"{claim}, {shown}: {end}"
@@ -89,7 +81,3 @@ def canary_words(audit: PrivacyAudit) -> str:
     if audit.method == "one_run":
         return f"{audit.num_canaries:,} canaries, each in or out by a coin"
     return f"{audit.num_canaries:,} games, half of them with a canary"
-
-
-def _above(bound: float, claim: Epsilon) -> bool:
-    return claim is not None and bound > claim

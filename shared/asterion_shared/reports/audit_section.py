@@ -35,10 +35,9 @@ def audit_section(result: Result) -> dict[str, Any]:
 
 
 def audit_rows(audit: PrivacyAudit) -> list[tuple[str, str, str]]:
-    """Claim, bound and what could have been shown: what, epsilon, what it rests on."""
+    """Claim and bound: what, epsilon, what it rests on."""
     sure = f"{100 * audit.confidence:g} % confidence, {canary_words(audit)}, {audit.network}"
     return [
         ("claimed", epsilon_words(audit.claimed_epsilon), "a proof: at most this is lost"),
         ("shown by the attack", shown_words(audit), sure),
-        ("most it could show", epsilon_words(audit.most_to_show), "had every guess been right"),
     ]
