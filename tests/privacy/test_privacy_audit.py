@@ -29,6 +29,7 @@ from asterion_sim.privacy_audit import (
 )
 
 RECORD = {"protects": "record", "noise": "site", "noise_multiplier": 2.0, "sampling_rate": 1.0}
+PATIENT = RECORD | {"protects": "patient"}
 SITE = {"protects": "site", "noise": "site", "noise_multiplier": 1.0}
 CENTRE = {"protects": "site", "noise": "centre", "noise_multiplier": 1.0}
 IMAGES = {"channels": ["x"], "classes": ["a", "b"], "patch_size": [24, 24]}
@@ -138,9 +139,30 @@ def test_records_without_the_clip(monkeypatch: pytest.MonkeyPatch) -> None:
     assert audit("record").broken
 
 
-def test_records_with_a_quarter_of_the_noise(monkeypatch: pytest.MonkeyPatch) -> None:
-    quieter(monkeypatch, private_round, 0.25)
-    assert audit("record").broken
+@pytest.mark.parametrize("noise_multiplier", [2.0, 0.7])
+def test_records_with_half_the_noise(
+    noise_multiplier: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    quieter(monkeypatch, private_round, 0.5)
+    found = audit("record", privacy=RECORD | {"noise_multiplier": noise_multiplier})
+    assert found.broken
+    assert found.lower_bound >= found.claimed_epsilon
+
+
+def test_patients_whole() -> None:
+    found = audit("record", privacy=PATIENT)
+    assert found.mechanism == "patient at site"
+    assert not found.broken
+    assert found.num_canaries == 4 * 24 * 24
+    assert found.lower_bound > 0.2 * found.claimed_epsilon
+
+
+def test_patients_of_whom_all_records_are_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def all_of_each(units: Any, chosen: Any, secret: SecretStream) -> Any:
+        return np.concatenate([units[unit] for unit in chosen] or [np.array([], np.int64)])
+
+    monkeypatch.setattr(private_round, "_one_of_each", all_of_each)
+    assert audit("record", privacy=PATIENT).broken
 
 
 def test_records_in_rounds_that_nobody_charged(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +249,7 @@ def test_a_site_asked_in_rounds_that_nobody_charged(monkeypatch: pytest.MonkeyPa
 
 
 def test_what_cannot_be_audited_is_refused() -> None:
-    with pytest.raises(PlanMismatchError, match="'record' at 'site'"):
+    with pytest.raises(PlanMismatchError, match="has 'record' at 'site'"):
         audit_site_level_at_site(plan_of(privacy=RECORD, data=IMAGES))
     with pytest.raises(PlanMismatchError, match="'site' at 'centre'"):
         audit_record_level(plan_of(**AT_CENTRE))

@@ -25,7 +25,7 @@ Coins = npt.NDArray[np.bool_]
 
 DELTAS: tuple[float, ...] = (
     *np.geomspace(1e-9, 0.1, 17).tolist(),
-    *np.linspace(0.15, 0.95, 17).tolist(),
+    *np.linspace(0.16, 0.94, 9).tolist(),
 )
 """Where a curve is known; between them it is the chord, which claims less."""
 
@@ -37,6 +37,9 @@ LEAST_NOISE = 0.25
 
 STEP = 1.02
 """Between neighbouring factors."""
+
+LESS_NOISE = (2.0, 2.5, 3.0, 4.0, 6.0, 8.0)
+"""How many times too little the noise is, against which the number of guesses is planned."""
 
 _HALVINGS = 60
 """Of the interval that holds a threshold."""
@@ -166,7 +169,7 @@ def fewest_right(num_canaries: int, num_guesses: int, claims: Claims, confidence
 def planned_guesses(num_canaries: int, deviation: float, claims: Claims, confidence: float) -> int:
     """How many guesses notice too little noise most surely, before any score is seen.
 
-    Half of the noise; where that would not be noticed, a quarter, then an eighth. For scores from
+    The first of :data:`LESS_NOISE` that would be noticed in the mean decides. For scores from
     N(0, deviation^2) without and N(1, deviation^2) with the canary, as those of Gaussian
     mechanisms are. Where they are otherwise the bound still holds, and may be smaller.
 
@@ -191,7 +194,7 @@ def planned_guesses(num_canaries: int, deviation: float, claims: Claims, confide
         return 0
     needed = np.array([fewest_right(num_canaries, 2 * half, claims, confidence) for half in halves])
     margins = halves * -math.inf
-    for share in (2, 4, 8):
+    for share in LESS_NOISE:
         accuracy = np.array(
             [expected_accuracy(half / num_canaries, deviation / share) for half in halves]
         )
