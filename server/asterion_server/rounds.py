@@ -55,8 +55,8 @@ from asterion_shared.messages import (
 from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
-from asterion_shared.privacy.secure_sum import Verify
 from asterion_shared.privacy.audited import PrivacyAudit
+from asterion_shared.privacy.secure_sum import Verify
 from asterion_shared.result import (
     FinalModel,
     Result,

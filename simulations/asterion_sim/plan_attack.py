@@ -22,6 +22,8 @@ from asterion_sim.privacy_audit import (
     audit_record_level,
     audit_site_level_at_centre,
     audit_site_level_at_site,
+    audit_site_level_shares,
+    num_honest,
 )
 from asterion_sim.record_canaries import input_shape, loudness, num_canaries
 
@@ -36,6 +38,9 @@ MOST_WEIGHTS = 1024
 
 RECORD_INPUT, SITE_INPUT = (32, 32), (8, 8)
 """Pixels of the stand-in's input where the plan's own will not do."""
+
+MOST_SHARES = 8
+"""Honest sites whose vectors are formed in a game."""
 
 ENOUGH_CANARIES = 8192
 MOST_STEPS = 40_000
@@ -77,6 +82,9 @@ def audit_plan(plan: Plan) -> PrivacyAudit:
     match privacy.protects, privacy.noise:
         case "site", "centre":
             found = audit_site_level_at_centre(target.plan, **_game(privacy, plan.rounds.count))
+        case "site", "shares":
+            games = _game(privacy, plan.rounds.count * num_honest(target.plan))
+            found = audit_site_level_shares(target.plan, **games)
         case "site", "site":
             found = audit_site_level_at_site(target.plan, **_game(privacy, plan.rounds.count))
         case _:
@@ -103,14 +111,16 @@ def attacked(plan: Plan) -> Attacked:
     Raises:
         PlanMismatchError: the plan has no ``[privacy]``, or its network and it do not fit.
     """
+    differs: list[str] = []
     if privacy_of(plan).protects == "site":
         found, why = (plan, "") if _few_weights(plan) else (_stand_in(plan, SITE_INPUT), _LARGE)
+        if privacy_of(plan).noise == "shares":
+            found, differs = _few_shares(found)
     else:
         why = _why_no_canaries(plan)
         found = _stand_in(plan, _own_shape(plan) or RECORD_INPUT) if why else plan
-    differs = []
     if why:
-        differs.append(f"{_network(found)} in place of {_network(plan)}: {why}")
+        differs.insert(0, f"{_network(found)} in place of {_network(plan)}: {why}")
     if privacy_of(plan).protects != "site":
         found, words = _slow_descent(found)
         differs += words
@@ -187,6 +197,24 @@ def _slow_descent(plan: Plan) -> tuple[Plan, list[str]]:
         f"plain SGD with learning rate {changed.local.learning_rate:.2g} in place of "
         f"{local.optimiser} with {local.learning_rate:.2g}: an attacker reads the noised gradients "
         "best where no optimiser works on them, and that costs no privacy"
+    ]
+
+
+def _few_shares(plan: Plan) -> tuple[Plan, list[str]]:
+    """No more sites than a game can form vectors for, and no bins of metrics, which it has not."""
+    values = plan.evaluation.model_dump() | {"score_bins": 10}
+    plan, honest = _changed(plan, evaluation=values), num_honest(plan)
+    if honest <= MOST_SHARES:
+        return plan, []
+    rounds = {"sites_per_round": MOST_SHARES, "quorum": min(plan.rounds.quorum, MOST_SHARES)}
+    fewer = _changed(
+        plan,
+        rounds=plan.rounds.model_dump() | rounds,
+        secure_sum={"max_colluders": 0, "max_dropouts": 0},
+    )
+    return fewer, [
+        f"{MOST_SHARES} honest sites in place of {honest}, with as much noise in their sum: "
+        "vectors of so many sites in thousands of games would take hours"
     ]
 
 

@@ -37,11 +37,13 @@ from asterion_shared.privacy.audit_curve import (
     planned_guesses,
     refuted_noise,
 )
-from asterion_shared.privacy.charges import GaussianCharge
 from asterion_shared.privacy.audited import Mechanism
+from asterion_shared.privacy.charges import GaussianCharge
+from asterion_shared.privacy.plan_rules import sharing_of
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.settings import PrivacySettings
+from asterion_shared.privacy.summed_vector import SummedVector
 from asterion_shared.randomness import stream
 from asterion_sim.record_canaries import SITE, draw_canaries, movement, planted, probes
 
@@ -261,6 +263,57 @@ def _evidence_of_count(plan: Plan, privacy: PrivacySettings, change: float) -> f
     # The noised count but for the companion, which is within: -1/2 with the canary, 0 without.
     count = (share - 0.5) * asked - 0.5
     return -count / (2 * split_noise(privacy).count_deviation ** 2)
+
+
+def audit_site_level_shares(
+    plan: Plan,
+    *,
+    num_games: int = 20_000,
+    confidence: float = 0.99,
+    delta: float | None = None,
+) -> AuditResult:
+    """Attack the decoded sum of the sites' vectors, each with its share of noise, by a game.
+
+    As :func:`audit_site_level_at_centre`, where the adversary knows all that the proof lets him
+    have: as few sites as may be survived, and the vectors of the colluders, which he takes off
+    the sum. The others report zeros. The sum is formed as a simulation forms it, without masks.
+
+    Args:
+        plan: protects sites, with the noise in shares.
+        num_games: even, at least 2; half of them have the canary.
+        confidence: in (0, 1).
+        delta: in (0, 1); absent: the plan's.
+
+    Raises:
+        PlanMismatchError: the plan is another one.
+        ValueError: ``num_games`` is odd or below 2.
+        PrivacyProofError: the noise does not fit the secure sum's numbers.
+    """
+    privacy = _privacy(plan, ("site",), "shares")
+    assert plan.algorithm.max_weight is not None  # noqa: S101  # a rule of the plan
+    direction = _direction(plan)
+    loud = (FAR * privacy.clip_norm * direction).astype(np.float32)
+    zeros, many = np.zeros_like(loud), 10 * plan.algorithm.max_weight
+    forms = [SummedVector(plan, zeros.size, 1 + index) for index in range(plan.rounds.count)]
+    honest = num_honest(plan)
+
+    def score(with_canary: bool) -> float:
+        seen = 0.0
+        for form in forms:
+            total = form.encode(loud if with_canary else zeros, many, {}, secret_stream())
+            for _ in range(honest - 1):
+                total += form.encode(zeros, 1, {}, secret_stream())
+            found = form.decode(total)
+            seen += float(found.update @ direction) / found.weight
+        return seen
+
+    return _game("site in shares", plan, privacy, score, num_games, confidence, delta)
+
+
+def num_honest(plan: Plan) -> int:
+    """Fewest sites in a secure sum whose vectors nobody else knows."""
+    sharing = sharing_of(plan)
+    return sharing.min_survivors - sharing.max_colluders
 
 
 def _game(

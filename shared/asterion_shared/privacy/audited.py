@@ -8,7 +8,9 @@ from pydantic import Field
 from asterion_shared.privacy.account import Epsilon, epsilon_words
 from asterion_shared.settings_files import Rule, Settings, rule
 
-Mechanism = Literal["record at site", "patient at site", "site at site", "site at centre"]
+Mechanism = Literal[
+    "record at site", "patient at site", "site at site", "site at centre", "site in shares"
+]
 """Who is protected, and where the noise is added."""
 
 Share = Annotated[float, Field(gt=0, lt=1)]
