@@ -95,3 +95,19 @@ def audit(
         Console().print(audit_table(wanted, found))
     if found.broken:
         raise ClaimBrokenError(found.verdict)
+
+
+@privacy_app.command()
+def leak(
+    out: Annotated[Path, typer.Option(help="folder of the two pictures")],
+    epsilon: Annotated[
+        float, typer.Option(min=0.1, max=100.0, help="of records, spent on the one step")
+    ] = 8.0,
+) -> None:
+    """Rebuild an image from one site's update: without protection, and with it."""
+    from rich.console import Console
+
+    from asterion_sim.privacy_tables import demonstrate_leak
+
+    Console().print(demonstrate_leak(out, epsilon))
+    typer.echo(f"pictures {out / 'leak-off.png'} and {out / 'leak-on.png'}")
