@@ -166,7 +166,7 @@ def _centred(images: npt.NDArray[np.floating]) -> Floats:
     rows = images.reshape(len(images), -1).astype(np.float64)
     rows = rows - rows.mean(axis=1, keepdims=True)
     lengths = np.sqrt(np.square(rows).sum(axis=1, keepdims=True))
-    return np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0)
+    return np.asarray(np.divide(rows, lengths, out=np.zeros_like(rows), where=lengths > 0))
 
 
 def _update(workspace: Workspace, images: Sequence[Image]) -> Vector:
@@ -201,7 +201,7 @@ def rebuild(workspace: Workspace, update: Vector) -> npt.NDArray[np.float32]:
     *pixels, bias = rows[0]
     if sizes[0] == 0 or bias == 0:
         return np.zeros(len(pixels), np.float32)
-    return (np.array(pixels) / bias).astype(np.float32)
+    return np.asarray(np.array(pixels) / bias, np.float32)
 
 
 def _first_layer(workspace: Workspace, update: Vector) -> Floats:
