@@ -16,8 +16,8 @@ from asterion_server import central_step
 from asterion_shared.cases import Case
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.plan import Plan
-from asterion_shared.privacy.adaptive_clip import SplitNoise, split_noise
 from asterion_shared.privacy import summed_vector
+from asterion_shared.privacy.adaptive_clip import SplitNoise, split_noise
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.secret_stream import SecretStream
 from asterion_shared.privacy.settings import PrivacySettings
