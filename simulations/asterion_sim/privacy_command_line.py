@@ -1,4 +1,4 @@
-"""``asterion privacy``: what it costs, the attack beside the number, what leaks without it."""
+"""``asterion privacy``: what privacy costs, the attack beside the number, and what leaks."""
 
 from pathlib import Path
 from typing import Annotated, get_args
@@ -14,7 +14,7 @@ privacy_app = typer.Typer(no_args_is_help=True)
 
 @privacy_app.callback()
 def _privacy() -> None:
-    """What privacy costs, and what an attack shows of it: in simulation."""
+    """What privacy costs, and what an attack shows of it."""
 
 
 @privacy_app.command()
@@ -78,7 +78,7 @@ def _numbers(text: str) -> list[float]:
 
 @privacy_app.command()
 def audit(
-    plan: Annotated[Path, typer.Argument(help="the plan, TOML, with a [privacy]")],
+    plan: PlanFile,
     as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
 ) -> None:
     """Attack the code with the plan's own noise: what is shown beside what is claimed."""

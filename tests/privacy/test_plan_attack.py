@@ -262,10 +262,10 @@ def test_a_finished_result_with_a_broken_claim_is_refused(
         "status": "failed", "started": "2026-01-02T03:04:05Z", "finished": "2026-01-02T03:04:06Z",
         "carrier": "simulation", "rounds_planned": 1, "privacy_audit": broken,
     }  # fmt: skip
-    written = write_result(Result(**values), tmp_path / "result.json")
+    written = write_result(Result.model_validate(values), tmp_path / "result.json")
     assert read_result(tmp_path / "result.json") == written
     with pytest.raises(ValueError, match="broke the claim"):
-        Result(**values | {"status": "finished"})
+        Result.model_validate(values | {"status": "finished"})
 
 
 def test_live_reports_say_that_nothing_was_attacked(tmp_path: Path) -> None:
