@@ -18,6 +18,7 @@ from typing import Literal
 import numpy as np
 
 from asterion_server.asked_rounds import note_asked, times_asked
+from asterion_server.asking import Asking
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import (
     Checkpoint,
@@ -29,15 +30,12 @@ from asterion_server.checkpoint import (
 )
 from asterion_server.initial_weights import initial_weights
 from asterion_server.measured import Measured
-from asterion_server.report_check import check_bare, check_report
+from asterion_server.outcomes import outcome_of, round_result
 from asterion_server.round_log import FinalRounds
-from asterion_server.secure_round import SecureRound, summed_here, summed_live
 from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.errors import (
-    PlanMismatchError,
     PrivacyProofError,
     QuorumLostError,
-    ReportRejectedError,
     RunStoppedError,
 )
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
@@ -160,6 +158,7 @@ class _Loop:
     folding: FoldingCohort | None = field(init=False)
     """The cohort, if it can fold."""
 
+    asking: Asking = field(init=False)
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
@@ -184,6 +183,7 @@ class _Loop:
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
+        self.asking = Asking(self.cohort, self.layout, self.verify)
         checkpoints = self.folder / "checkpoints"
         found = load_latest(checkpoints, self.run, self.plan)
         self.started = _now()
@@ -270,12 +270,12 @@ class _Loop:
         began = time.monotonic()
         outcomes: dict[str, SiteOutcome] = {}
         order = self._order("count", 0, evaluate=False)
-        for answer in self._ask(order, self.expected_sites):
+        for answer in self.asking.ask(order, self.expected_sites):
             if isinstance(answer, Report):
                 answer = answer if self.plan.secure_sum is None else answer.bare()
                 self._remember(answer)
-            outcomes[answer.site] = _outcome(answer)
-        self.rounds[0] = _round_result(0, outcomes, began)
+            outcomes[answer.site] = outcome_of(answer)
+        self.rounds[0] = round_result(0, outcomes, began)
         self._require_quorum(0)
         self._store(0)
 
@@ -294,8 +294,8 @@ class _Loop:
             self._charge(number, chosen, self.rounds_allowed)
         lost: QuorumLostError | None = None
         if self.plan.secure_sum is not None:
-            found = self._securely(self._order("train", number, evaluate=due), chosen)
-            outcomes = {answer.site: _outcome(answer) for answer in found.answers}
+            found = self.asking.sum_securely(self._order("train", number, evaluate=due), chosen)
+            outcomes = {answer.site: outcome_of(answer) for answer in found.answers}
             lost = found.problem
             if found.summed is not None:
                 measured.add_sum(found.summed.statistics)
@@ -311,7 +311,7 @@ class _Loop:
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
         clip = {"clip_norm": self.step.clip_norm}
-        self.rounds[number] = _round_result(number, outcomes, began).model_copy(update=clip)
+        self.rounds[number] = round_result(number, outcomes, began).model_copy(update=clip)
         if lost is not None:
             raise lost
         self._require_quorum(number)
@@ -346,29 +346,21 @@ class _Loop:
         """One answer for each site; those of a partial fold are in the step's sum already."""
         order = self._order("train", number, evaluate=evaluate)
         if not self.step.linear or self.folding is None:
-            yield from self._ask(order, tuple(times))
+            yield from self.asking.ask(order, tuple(times))
             return
-        waiting = set(times)
-        for part in self.folding.fold(order, times):
-            if not isinstance(part, PartialFold):
-                if part.site in waiting:
-                    waiting.remove(part.site)
-                    yield self._checked(part, order)
-                continue
-            reports = [answer for answer in part.answers if isinstance(answer, Report)]
-            for report in reports:
-                check_report(report, order, self.layout)
-            self.step.add_sum([report.site for report in reports], part.total, part.weight)
-            waiting.difference_update(answer.site for answer in part.answers)
-            yield from part.answers
-        for site in sorted(waiting):
-            yield NoReport(site=site, outcome="late")
+        for part in self.asking.fold(self.folding, order, times):
+            if isinstance(part, PartialFold):
+                reported = [a.site for a in part.answers if isinstance(a, Report)]
+                self.step.add_sum(reported, part.total, part.weight)
+                yield from part.answers
+            else:
+                yield part
 
     def _folded(self, answer: Answer, times: int) -> SiteOutcome:
         """Fold an answer's update, if it has one of its own; what became of the site."""
         if isinstance(answer, NoReport):
             self.step.leave_out(answer.site)
-            return _outcome(answer)
+            return outcome_of(answer)
         norm, update = answer.update_norm, answer.update
         if update is not None:
             norm = length(update)
@@ -377,7 +369,7 @@ class _Loop:
                 update = (factor * update).astype(np.float32)
             self.step.add(answer.site, update, weight_of(self.plan, answer.num_examples, times))
         clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
-        return _outcome(answer, norm, clipped=clipped)
+        return outcome_of(answer, norm, clipped=clipped)
 
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""
@@ -387,12 +379,12 @@ class _Loop:
             self._evaluate_securely(number, measured)
             return
         order = self._order("evaluate", number + 1, evaluate=True)
-        for answer in self._ask(order, self.expected_sites):
+        for answer in self.asking.ask(order, self.expected_sites):
             if isinstance(answer, Report):
                 self._remember(answer)
                 measured.add(answer.site, answer.statistics)
             elif number == 0:
-                outcomes = {**self.rounds[0].outcomes, answer.site: _outcome(answer)}
+                outcomes = {**self.rounds[0].outcomes, answer.site: outcome_of(answer)}
                 self.rounds[0] = self.rounds[0].model_copy(update={"outcomes": outcomes})
         self._measured(number, measured)
         self.emit(RoundFinished(round_result=self.rounds[number]))
@@ -400,53 +392,13 @@ class _Loop:
     def _evaluate_securely(self, number: int, measured: Measured) -> None:
         """Measure at as many sites as a round asks; their sum is all that is learnt."""
         chosen = tuple(select(self.plan, number + 1, dict.fromkeys(self.expected_sites, 0)))
-        found = self._securely(self._order("evaluate", number + 1, evaluate=True), chosen)
+        found = self.asking.sum_securely(self._order("evaluate", number + 1, evaluate=True), chosen)
         if found.problem is not None:
             raise found.problem
         assert found.summed is not None  # noqa: S101  # there was no problem
         measured.add_sum(found.summed.statistics)
         self._measured(number, measured)
         self.emit(RoundFinished(round_result=self.rounds[number]))
-
-    def _securely(self, order: Order, chosen: Sequence[str]) -> SecureRound:
-        """Carry out an order under a secure sum.
-
-        Raises:
-            PlanMismatchError: fewer sites take part than the plan's thresholds are for.
-        """
-        if len(chosen) != self.plan.rounds.sites_per_round:
-            msg = (
-                f"rounds.sites_per_round is {self.plan.rounds.sites_per_round} and {len(chosen)} "
-                "sites take part; a secure sum needs exactly as many: change the plan or the sites"
-            )
-            raise PlanMismatchError(msg)
-        if self.verify is None:
-            # A simulation's reports are whole, and are checked as such.
-            return summed_here(order, chosen, self._ask)
-        return summed_live(order, chosen, self._ask, self.verify)
-
-    def _ask(self, order: Order, sites: Sequence[str]) -> Iterator[Answer]:
-        """Send an order; yield one answer for each site, with only valid reports among them."""
-        waiting = set(sites)
-        for answer in self.cohort.ask(order, sites):
-            if answer.site in waiting:
-                waiting.remove(answer.site)
-                yield self._checked(answer, order)
-        for site in sorted(waiting):
-            yield NoReport(site=site, outcome="late")
-
-    def _checked(self, answer: Answer, order: Order) -> Answer:
-        """A report that holds to its order, or why it is not used."""
-        if isinstance(answer, NoReport):
-            return answer
-        try:
-            if self.plan.secure_sum is not None and self.verify is not None:
-                check_bare(answer, order)
-            else:
-                check_report(answer, order, self.layout)
-        except ReportRejectedError as error:
-            return NoReport(site=answer.site, outcome="failed", code=error.code, stage="receiving")
-        return answer
 
     def _order(self, phase: Phase, number: int, *, evaluate: bool) -> Order:
         return Order(
@@ -511,35 +463,6 @@ class _Loop:
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number
-
-
-def _outcome(answer: Answer, norm: float | None = None, *, clipped: bool = False) -> SiteOutcome:
-    if isinstance(answer, NoReport):
-        return SiteOutcome(outcome=answer.outcome, code=answer.code, stage=answer.stage)
-    return SiteOutcome(
-        outcome="answered",
-        num_examples=answer.num_examples,
-        num_test=answer.num_test,
-        num_bad_files=answer.num_bad_files,
-        num_steps=answer.num_steps,
-        train_loss=answer.train_loss,
-        update_norm=norm,
-        clipped=clipped,
-        seconds=answer.seconds,
-        bytes_down=answer.bytes_down,
-        bytes_up=answer.bytes_up,
-    )
-
-
-def _round_result(number: int, outcomes: Mapping[str, SiteOutcome], began: float) -> RoundResult:
-    return RoundResult(
-        round=number,
-        asked=tuple(sorted(outcomes)),
-        outcomes=dict(sorted(outcomes.items())),
-        seconds=time.monotonic() - began,
-        bytes_down=sum(o.bytes_down for o in outcomes.values()),
-        bytes_up=sum(o.bytes_up for o in outcomes.values()),
-    )
 
 
 def _now() -> str:
