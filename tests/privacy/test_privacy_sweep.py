@@ -187,11 +187,18 @@ def test_little_noise_costs_little_and_much_noise_makes_models_that_are_not_usab
 def test_the_table_the_chart_and_the_page_say_it(curve: Curve, folder: Path) -> None:
     from rich.console import Console
 
-    console = Console(width=160, file=io.StringIO(), record=True)
+    console = Console(width=80, file=io.StringIO(), record=True)
     console.print(curve_table(curve))
     text = console.export_text()
     assert text.count("not usable") == 3
-    assert "for a site, noise at the centre" in text
+    assert f"trivial baseline {curve.baseline:.3f}, untrained network" in " ".join(text.split())
+    for point in curve.points:
+        # nothing is cut at 80 columns
+        said = f"{point.epsilon:g}", f"{point.noise_multiplier:g}", with_interval(point.headline)
+        assert any(
+            all(part in line for part in (point.placement or "", *said))
+            for line in text.splitlines()
+        )
     assert "interval of the mean over the seeds" in text
     drawn = (folder / "curve.svg").read_text()
     root = ElementTree.fromstring(drawn)  # noqa: S314  # our own file
@@ -256,7 +263,8 @@ def test_a_run_that_came_to_none_is_not_usable(curve: Curve, tmp_path: Path) -> 
 
 
 def test_the_command(plan: Plan, tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text(plan_to_toml(plan))
+    table = {"kind": "table", "features": ["a", "b"], "classes": ["well", "ill"]}
+    (tmp_path / "plan.toml").write_text(plan_to_toml(changed(plan, {"data": table}, "test")))
     arguments = ["sweep", str(tmp_path / "plan.toml"), "--num-sites", "4", "--seeds", "1",
                  "--epsilon", "3,10", "--out", str(tmp_path / "out")]  # fmt: skip
     done = CliRunner().invoke(privacy_app, arguments, catch_exceptions=False)
