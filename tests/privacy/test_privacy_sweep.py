@@ -114,6 +114,13 @@ def test_the_points_are_the_plan_without_privacy_and_each_placement(plan: Plan) 
     assert settings_of(plan, (2.0,))[1].placement == "centre"  # the plan's own
 
 
+def test_an_adaptive_clip_stays_at_the_centre(plan: Plan) -> None:
+    adaptive = changed(plan, {"privacy.adaptive_clip.count_share": 0.1}, "test")
+    for setting in settings_of(adaptive, (4.0,), ("site", "shares", "centre"))[1:]:
+        assert setting.plan.privacy is not None
+        assert (setting.plan.privacy.adaptive_clip is None) is (setting.placement != "centre")
+
+
 def test_shares_need_more_noise_than_the_centre_and_one_secure_sum(plan: Plan) -> None:
     for epsilon in (1.0, 8.0):
         without, shares, centre = settings_of(plan, (epsilon,), ("shares", "centre"))
