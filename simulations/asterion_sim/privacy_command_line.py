@@ -27,7 +27,9 @@ def sweep(
     epsilon: Annotated[str, typer.Option(help="several, between commas")] = "1,2,4,8,16",
     placement: Annotated[
         list[str] | None,
-        typer.Option(help="record, patient, site or centre; repeatable; absent: the plan's own"),
+        typer.Option(
+            help="record, patient, site, shares or centre; repeatable; absent: the plan's"
+        ),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, max=100, help="how many seeds")] = 5,
     engine: EngineName = "sequential",

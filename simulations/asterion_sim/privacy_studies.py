@@ -64,6 +64,8 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="chest_site",
         study="chest",
         placements=("centre", "shares", "site"),
+        epsilons=(2.0, 8.0, 16.0),
+        seeds=3,
     ),
     PrivacyStudy(
         name="chest_thousand_iid",

@@ -39,11 +39,14 @@ from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualSites
 
 EPSILONS = (1.0, 2.0, 4.0, 8.0, 16.0)
 _SOURCE = "the privacy sweep"
+_AT_SITE: Values = {
+    "privacy.noise": "site", "privacy.adaptive_clip": None, "secure_sum": None,
+}  # fmt: skip
 _CHANGES: dict[Placement, Values] = {
-    "record": {"privacy.protects": "record", "privacy.noise": "site", "secure_sum": None},
-    "patient": {"privacy.protects": "patient", "privacy.noise": "site", "secure_sum": None},
-    "site": {"privacy.noise": "site", "secure_sum": None},
-    "shares": {"privacy.noise": "shares"},
+    "record": {**_AT_SITE, "privacy.protects": "record"},
+    "patient": {**_AT_SITE, "privacy.protects": "patient"},
+    "site": _AT_SITE,
+    "shares": {"privacy.noise": "shares", "privacy.adaptive_clip": None},
     "centre": {"privacy.noise": "centre", "secure_sum": None},
 }
 _FOR_SITES: Values = {"privacy.protects": "site", "privacy.sampling_rate": None}
@@ -189,7 +192,7 @@ def placed_plan(plan: Plan, placement: Placement) -> Plan:
     """The plan with its noise in another place; what the place needs beside is the plan's own.
 
     Noise in shares without ``[secure_sum]`` in the plan assumes a coordinator whom no site helps,
-    and that every site answers.
+    and that every site answers. An adaptive clip stays at the centre, the only place that has one.
 
     Raises:
         SettingsError: the plan lacks what the placement needs.

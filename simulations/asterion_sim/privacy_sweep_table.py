@@ -9,20 +9,31 @@ from asterion_sim.privacy_curve import PLACEMENT_WORDS, Curve, CurvePoint, Estim
 
 
 def curve_table(curve: Curve) -> Table:
-    """One row a point: epsilon, noise, headline, loss, baseline, verdict."""
+    """One row a point, for a terminal of 80 columns; the loss's interval is on the page."""
     name = label(curve.metric)
+    learnt_nothing = f"trivial baseline {number(curve.baseline)}"
+    if curve.untrained is not None:
+        learnt_nothing += f", untrained network {number(curve.untrained)}"
     table = Table(
         title=f"{curve.name}: {name} over {plural(len(curve.seeds), 'seed')}, "
-        f"{plural(curve.num_sites, 'site')}",
+        f"{plural(curve.num_sites, 'site')}; {learnt_nothing}",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False,
     )  # fmt: skip
-    table.add_column("privacy")
-    for head in ("epsilon", "noise multiplier", name, "relative loss, %", "trivial baseline"):
+    table.add_column("privacy", no_wrap=True)
+    for head in ("epsilon", "noise", f"{name} (95 %)", "loss, %"):
         table.add_column(head, justify="right", no_wrap=True)
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for point in (curve.without, *curve.points):
-        bad = point.verdict == "not usable"
-        table.add_row(*row_of(curve, point), f"[bold red]{point.verdict}" if bad else point.verdict)
+        _, epsilon, noise, headline, _, _ = row_of(curve, point)
+        loss = point.relative_loss.value if point.relative_loss else None
+        table.add_row(
+            point.placement or "none",
+            epsilon,
+            noise,
+            headline,
+            with_interval(Estimate(value=loss), factor=100, digits=1),
+            "[bold red]not usable" if point.verdict == "not usable" else "",
+        )
     table.caption, table.caption_justify = f"In brackets: {curve.interval}.", "left"
     return table
 

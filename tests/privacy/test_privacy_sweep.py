@@ -1,4 +1,5 @@
 import io
+import os
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -8,7 +9,7 @@ from typer.testing import CliRunner
 
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import SettingsError, UserInputError
-from asterion_shared.plan import Plan, parse_plan
+from asterion_shared.plan import Plan, parse_plan, read_plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.privacy.account import planned_account
 from asterion_shared.result import read_result
@@ -24,7 +25,7 @@ from asterion_sim.privacy_curve import (
     verdict_of,
     write_curve,
 )
-from asterion_sim.privacy_studies import PRIVACY_STUDIES, PRIVATE_PLANS
+from asterion_sim.privacy_studies import DIRICHLET, IID, PRIVACY_STUDIES, PRIVATE_PLANS, dealt_chest
 from asterion_sim.privacy_sweep import plan_within, run_privacy_sweep, settings_of
 from asterion_sim.privacy_sweep_chart import sweep_chart
 from asterion_sim.privacy_sweep_table import curve_table, with_interval
@@ -74,8 +75,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def curve(plan: Plan, sites: VirtualSites, folder: Path) -> Curve:
     return run_privacy_sweep(
-        plan, sites, folder, epsilons=(LITTLE_NOISE, MUCH_NOISE), placements=("centre", "site"),
-        seeds=(5, 6, 7),
+        plan, sites, folder, epsilons=(LITTLE_NOISE, MUCH_NOISE),
+        placements=("centre", "shares", "site"), seeds=(5, 6, 7),
     )  # fmt: skip
 
 
@@ -113,6 +114,36 @@ def test_the_points_are_the_plan_without_privacy_and_each_placement(plan: Plan) 
     assert settings_of(plan, (2.0,))[1].placement == "centre"  # the plan's own
 
 
+def test_an_adaptive_clip_stays_at_the_centre(plan: Plan) -> None:
+    adaptive = changed(plan, {"privacy.adaptive_clip.count_share": 0.1}, "test")
+    for setting in settings_of(adaptive, (4.0,), ("site", "shares", "centre"))[1:]:
+        assert setting.plan.privacy is not None
+        assert (setting.plan.privacy.adaptive_clip is None) is (setting.placement != "centre")
+
+
+def test_shares_need_more_noise_than_the_centre_and_one_secure_sum(plan: Plan) -> None:
+    for epsilon in (1.0, 8.0):
+        without, shares, centre = settings_of(plan, (epsilon,), ("shares", "centre"))
+        assert without.plan.secure_sum is None
+        assert centre.plan.secure_sum is None
+        assert shares.plan.secure_sum is not None
+        assert shares.plan.privacy is not None
+        assert centre.plan.privacy is not None
+        more = shares.plan.privacy.noise_multiplier / centre.plan.privacy.noise_multiplier
+        assert 1 < more < 1.2
+        account = planned_account(shares.plan)
+        assert account is not None
+        assert account.epsilon is not None
+        assert 0.9 * epsilon < account.epsilon <= epsilon
+    # the plan's own assumptions are kept, and go where there is no secure sum
+    assumed = changed(plan, {"privacy.noise": "shares", "secure_sum.max_colluders": 1,
+                             "secure_sum.max_dropouts": 0}, "test")  # fmt: skip
+    own = settings_of(assumed, (8.0,))[1]
+    assert own.placement == "shares"
+    assert own.plan.secure_sum == assumed.secure_sum
+    assert settings_of(assumed, (8.0,), ("site",))[1].plan.secure_sum is None
+
+
 def test_what_cannot_be_swept_is_refused_with_the_reason(plan: Plan) -> None:
     with pytest.raises(UserInputError, match=r"has no \[privacy\]"):
         settings_of(changed(plan, {"privacy": None}, "test"), (1.0,))
@@ -136,7 +167,7 @@ def test_little_noise_costs_little_and_much_noise_makes_models_that_are_not_usab
     assert curve.baseline == pytest.approx(plain.final_metrics["baseline/auroc"])
     assert curve.untrained is not None
     assert curve.without.verdict == "above the baseline"
-    assert len(curve.points) == 4
+    assert len(curve.points) == 6
     for point in curve.points:
         assert point.headline.value == pytest.approx(sum(v or 0 for v in point.values) / 3)
         assert point.relative_loss is not None
@@ -153,26 +184,34 @@ def test_little_noise_costs_little_and_much_noise_makes_models_that_are_not_usab
     assert all((p.relative_loss.value or 0) < 0.1 for p in little if p.relative_loss)
     # the numbers are those of the runs, whose accounts keep to epsilon
     run = read_result(folder / "site-epsilon-0.01" / "seed-6" / "result.json")
-    assert run.final_metrics["auroc"] == much[1].values[1]
+    assert much[2].placement == "site"
+    assert run.final_metrics["auroc"] == much[2].values[1]
     assert run.privacy_account is not None
-    assert run.privacy_account.epsilon == much[1].spent
+    assert run.privacy_account.epsilon == much[2].spent
     assert read_curve(folder / "curve.json") == curve
 
 
 def test_the_table_the_chart_and_the_page_say_it(curve: Curve, folder: Path) -> None:
     from rich.console import Console
 
-    console = Console(width=160, file=io.StringIO(), record=True)
+    console = Console(width=80, file=io.StringIO(), record=True)
     console.print(curve_table(curve))
     text = console.export_text()
-    assert text.count("not usable") == 2
-    assert "for a site, noise at the centre" in text
+    assert text.count("not usable") == 3
+    assert f"trivial baseline {curve.baseline:.3f}, untrained network" in " ".join(text.split())
+    for point in curve.points:
+        # nothing is cut at 80 columns
+        said = f"{point.epsilon:g}", f"{point.noise_multiplier:g}", with_interval(point.headline)
+        assert any(
+            all(part in line for part in (point.placement or "", *said))
+            for line in text.splitlines()
+        )
     assert "interval of the mean over the seeds" in text
     drawn = (folder / "curve.svg").read_text()
     root = ElementTree.fromstring(drawn)  # noqa: S314  # our own file
     assert drawn == sweep_chart(curve) + "\n"
     titles = [e.text for e in root.iter("{http://www.w3.org/2000/svg}title")]
-    assert sum("not usable" in (title or "") for title in titles) == 2
+    assert sum("not usable" in (title or "") for title in titles) == 3
     page = (folder / "report.html").read_text()
     assert "the models at epsilon 0.01 are not usable" in page
     assert "<svg" in page
@@ -231,9 +270,10 @@ def test_a_run_that_came_to_none_is_not_usable(curve: Curve, tmp_path: Path) -> 
 
 
 def test_the_command(plan: Plan, tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text(plan_to_toml(plan))
+    table = {"kind": "table", "features": ["a", "b"], "classes": ["well", "ill"]}
+    (tmp_path / "plan.toml").write_text(plan_to_toml(changed(plan, {"data": table}, "test")))
     arguments = ["sweep", str(tmp_path / "plan.toml"), "--num-sites", "4", "--seeds", "1",
-                 "--epsilon", "3,1000", "--out", str(tmp_path / "out")]  # fmt: skip
+                 "--epsilon", "3,10", "--out", str(tmp_path / "out")]  # fmt: skip
     done = CliRunner().invoke(privacy_app, arguments, catch_exceptions=False)
     assert done.exit_code == 0
     assert "small: AUROC over 1 seed, 4 sites" in done.output
@@ -246,8 +286,6 @@ def test_the_command(plan: Plan, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("study", PRIVACY_STUDIES, ids=lambda study: study.name)
 def test_the_plans_of_the_studies_can_be_swept(study) -> None:  # type: ignore[no-untyped-def]
-    from asterion_shared.plan import read_plan
-
     plan = read_plan(PRIVATE_PLANS / f"{study.plan}.toml")
     assert plan.privacy is not None
     account = planned_account(plan)
@@ -256,3 +294,16 @@ def test_the_plans_of_the_studies_can_be_swept(study) -> None:  # type: ignore[n
     assert account.epsilon <= plan.privacy.epsilon_limit
     found = settings_of(plan, study.epsilons, study.placements)
     assert len(found) == 1 + len(study.epsilons) * len(study.placements)
+
+
+def test_the_chest_images_are_dealt_without_loss() -> None:
+    folder = os.environ.get("ASTERION_DATA")
+    if folder is None:
+        pytest.skip("ASTERION_DATA does not name the folder of data sets")
+    plan = read_plan(PRIVATE_PLANS / "chest_thousand.toml")
+    for split in (IID, DIRICHLET):
+        sites = dealt_chest(Path(folder), plan, split, 1000)
+        assert len(sites) == 1000
+        assert sum(len(site.train) for site in sites.values()) == 4708
+        assert sum(len(site.test) for site in sites.values()) == 624
+        assert min(len(site.train) for site in sites.values()) >= 1
