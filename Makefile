@@ -43,8 +43,9 @@ bench-curves: $(INSTALLED)  ## limits of the machine; cost by sites, model and c
 	$(BIN)/python simulations/bench/limits.py
 	$(BIN)/python simulations/bench/curves.py
 
-bench-private: $(INSTALLED)  ## the private step beside the plain one and Opacus
+bench-private: $(INSTALLED)  ## the private step beside the plain one, and a site's whole one beside Opacus's
 	$(BIN)/python simulations/bench/private_step.py
+	$(BIN)/python simulations/bench/private_live_step.py
 
 wheels: $(INSTALLED)  ## the three wheels, into dist/
 	for folder in shared client .; do \

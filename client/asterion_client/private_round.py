@@ -93,22 +93,26 @@ def train_privately(
         DataProblemError: ``no_data``: nothing to learn from; ``unknown_patients``: patients are
             protected and a case does not say whose it is.
     """
-    device = str(next(model.parameters()).device)
+    weights = list(model.parameters())
     units = _units(privacy, data, require_usable(plan, data.train))
     assert privacy.sampling_rate is not None  # noqa: S101  # a rule of the section
-    expected = privacy.sampling_rate * len(units)
+    expected = privacy.sampling_rate * len(units.sizes)
     deviation = privacy.noise_multiplier * privacy.clip_norm
-    weights = list(model.parameters())
     num_steps = private_steps(plan)
-    with torch.random.fork_rng():
-        torch.manual_seed(_seed(secret))
+    # The same memory at each step: for many weights fresh pages cost more than the arithmetic.
+    total = np.empty(sum(weight.numel() for weight in weights))
+    gradient = torch.empty(total.size)
+    patches = np.random.default_rng(secret.words(4))
+    device = weights[0].device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        _seed_torch(device, secret)
         for _ in range(num_steps):
-            taken = poisson_sample(len(units), privacy.sampling_rate, secret)
-            rows = _one_of_each(units, taken, secret)
-            total = _clipped_sum(plan, privacy, data, model, step, rows, secret)
-            noised = add_gaussian(total, deviation, secret) / expected
-            optimiser.zero_grad(set_to_none=True)
-            write_gradients(weights, torch.from_numpy(noised.astype(np.float32)).to(device))
+            taken = poisson_sample(len(units.sizes), privacy.sampling_rate, secret)
+            rows = units.one_of_each(taken, secret)
+            _clipped_sum(plan, privacy, data, model, step, rows, patches, total)
+            add_gaussian(total, deviation, secret, out=total)
+            np.divide(total, expected, out=gradient.numpy(), casting="same_kind")
+            write_gradients(weights, gradient.to(device))
             pull()
             optimiser.step()
     return num_steps
@@ -121,34 +125,36 @@ def _clipped_sum(
     model: nn.Module,
     step: PrivateStep,
     rows: Rows,
-    secret: SecretStream,
-) -> Floats:
-    """The sum of the clipped gradients of these cases, float64, all weights in one vector."""
+    patches: np.random.Generator,
+    total: Floats,
+) -> None:
+    """The sum of the clipped gradients of these cases, all weights in one vector, into ``total``.
+
+    At most :data:`MOST_TOGETHER` of them are added in float32.
+    """
     parameters = dict(model.named_parameters())
-    total = np.zeros(sum(weight.numel() for weight in parameters.values()))
-    patches = np.random.default_rng(secret.words(4))
+    device = str(next(iter(parameters.values())).device)
     together = min(plan.local.batch_size, MOST_TOGETHER)
+    total.fill(0.0)
     for begin in range(0, len(rows), together):
         batch = batch_of(plan, data.train, rows[begin : begin + together], patches)
         found = clipped_gradient_sum(
             model,
             step.loss_of,
-            batch.to(str(next(model.parameters()).device)),
+            batch.to(device),
             privacy.clip_norm * (1 - ROUNDING_MARGIN),
             step.method,
             parameters,
         )
         gradients = [found.gradients[name].flatten() for name in parameters]
         total += torch.cat(gradients).cpu().numpy()
-    return total
 
 
 def write_gradients(weights: Sequence[nn.Parameter], values: Tensor) -> None:
     """Give each weight its part of the vector, in their order, as its gradient."""
-    begin = 0
-    for weight in weights:
-        weight.grad = values[begin : begin + weight.numel()].reshape(weight.shape)
-        begin += weight.numel()
+    parts = torch.split(values, [weight.numel() for weight in weights])
+    for weight, part in zip(weights, parts, strict=True):
+        weight.grad = part.view(weight.shape)
 
 
 def release_privately(update: Vector, privacy: PrivacySettings, secret: SecretStream) -> Vector:
@@ -161,10 +167,33 @@ def release_privately(update: Vector, privacy: PrivacySettings, secret: SecretSt
     return noised.astype(np.float32)
 
 
-def _units(privacy: PrivacySettings, data: SiteData, usable: Sequence[int]) -> list[Rows]:
+@dataclass(frozen=True, slots=True)
+class _Units:
+    """The protected units, one after another.
+
+    Attributes:
+        rows: cases of all units, int64; those of a unit stand together.
+        begins: where each unit's cases begin in ``rows``, int64 (units,).
+        sizes: how many each has, at least one, uint64 (units,).
+    """
+
+    rows: Rows
+    begins: Rows
+    sizes: npt.NDArray[np.uint64]
+
+    def one_of_each(self, chosen: Rows, secret: SecretStream) -> Rows:
+        """One case of each chosen unit, drawn in secret where it has several; int64 (chosen,)."""
+        if len(self.rows) == len(self.sizes):
+            return self.rows[chosen]
+        which = secret.words(len(chosen)) % self.sizes[chosen]
+        return self.rows[self.begins[chosen] + which.astype(np.int64)]
+
+
+def _units(privacy: PrivacySettings, data: SiteData, usable: Sequence[int]) -> _Units:
     """The cases of each protected unit: itself, or all of a patient's."""
     if privacy.protects == "record":
-        return [np.array([index]) for index in usable]
+        count = len(usable)
+        return _Units(np.array(usable, np.int64), np.arange(count), np.ones(count, np.uint64))
     by_patient: dict[str, list[int]] = {}
     for index in usable:
         case = data.train[index]
@@ -175,15 +204,16 @@ def _units(privacy: PrivacySettings, data: SiteData, usable: Sequence[int]) -> l
             "the plan protects patients; name the patient of each in the column 'group'"
         )
         raise DataProblemError(msg, code="unknown_patients")
-    return [np.array(rows) for _, rows in sorted(by_patient.items())]
+    units = [rows for _, rows in sorted(by_patient.items())]
+    sizes = np.array([len(rows) for rows in units], np.int64)
+    begins = np.concatenate([np.zeros(1, np.int64), sizes[:-1].cumsum()])
+    return _Units(np.concatenate(units).astype(np.int64), begins, sizes.astype(np.uint64))
 
 
-def _one_of_each(units: Sequence[Rows], chosen: Rows, secret: SecretStream) -> Rows:
-    """One case of each chosen unit, drawn in secret where it has several; int64 (chosen,)."""
-    words = secret.words(len(chosen))
-    pairs = zip(chosen, words, strict=True)
-    return np.array([units[unit][int(word) % len(units[unit])] for unit, word in pairs], np.int64)
-
-
-def _seed(secret: SecretStream) -> int:
-    return int(secret.words(1)[0] >> np.uint64(1))
+def _seed_torch(device: torch.device, secret: SecretStream) -> None:
+    """Seed the generator that drop-out draws from; ``torch.manual_seed`` looks at all devices."""
+    seed = int(secret.words(1)[0] >> np.uint64(1))
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index].manual_seed(seed)
+    else:
+        torch.default_generator.manual_seed(seed)

@@ -237,7 +237,8 @@ def test_nothing_of_a_batch_outlives_its_tape(
     plan = plan_of(name)
     model, losses, batch = build_network(plan), example_losses(plan), batch_of(plan, 5)
     tape = record(
-        lambda: losses(model(batch.inputs), batch),
+        lambda: model(batch.inputs),
+        lambda outputs: losses(outputs, batch),
         dict(model.named_parameters()),
         len(batch.inputs),
     )

@@ -159,7 +159,11 @@ def test_a_layer_too_large_to_form_is_kept_and_still_leaves_out_what_is_not_fini
     def sums(rows: Tensor, limit: int) -> list[Tensor]:
         batch = unlabelled(rows)
         found = record(
-            lambda: squares(model(rows), batch), parameters, len(rows), largest_formed_bytes=limit
+            lambda: model(rows),
+            lambda outputs: squares(outputs, batch),
+            parameters,
+            len(rows),
+            largest_formed_bytes=limit,
         )
         assert bool(found.uses(model[0].weight)) == (limit == 0)
         factors = torch.where(found.norms().isfinite(), 0.5, 0.0)

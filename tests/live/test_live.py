@@ -8,183 +8,41 @@ import json
 import os
 import shutil
 import signal
-import socket
 import statistics
 import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import psutil
 import pytest
+from tests.live.conftest import (
+    ASTERION,
+    PATIENT,
+    SITES,
+    Federation,
+    plan_of,
+    running_federation,
+    said,
+)
 
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import provision
 from asterion_shared.plan import Plan
-from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.planned import charge_of
 from asterion_shared.result import read_result
-from asterion_shared.settings_files import validate
 
 pytestmark = pytest.mark.live
 
-ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
-SITES = {"north": 40, "south": 90, "west": 60}
-PATIENT = "mueller_anna"
 PRIVATE = {"protects": "record", "noise": "site", "clip_norm": 1.0, "noise_multiplier": 2.0,
            "sampling_rate": 0.2, "epsilon_limit": 10.0}  # fmt: skip
 PRIVATE_LIMITS = {"north": 100.0, "south": 100.0, "west": 2.5}
 """``west`` can afford two rounds of three."""
 
 
-def plan_of(name: str, rounds: int, **sections: Any) -> Plan:
-    values: dict[str, Any] = {
-        "name": name,
-        "task": "classification",
-        "data": {"kind": "table", "features": ["a", "b"], "classes": ["well", "ill"]},
-        "model": {"name": "mlp", "widths": [8]},
-        "algorithm": {"name": "fedprox", "mu": 0.1},
-        "local": {"amount": 10, "learning_rate": 0.01},
-        "rounds": {"count": rounds, "deadline_seconds": 240.0},
-    }
-    return validate(Plan, values | sections, name)
-
-
-@dataclass
-class Federation:
-    """What was started, and how to start and kill more."""
-
-    root: Path
-    made: Provisioned
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, name: str, *words: str) -> None:
-        with (self.root / f"{name}.log").open("wb") as log:
-            self.processes[name] = subprocess.Popen(
-                [*ASTERION, *words], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
-            )
-
-    def start_site(self, name: str) -> None:
-        self.start(name, "site", "start", str(self.root / "sites" / name / "site.toml"))
-        wait_for(lambda: "waiting for orders" in self.log(name), 90, f"site {name}")
-
-    def log(self, name: str) -> str:
-        return (self.root / f"{name}.log").read_text()
-
-    def child(self, name: str, words: str) -> psutil.Process:
-        """The process below one of ours whose command line has these words."""
-        family = psutil.Process(self.processes[name].pid).children(recursive=True)
-        return next(p for p in family if words in " ".join(_command(p)))
-
-    def launch(self, plan: Plan) -> "Launch":
-        path = self.root / f"{plan.name}.toml"
-        path.write_text(plan_to_toml(plan))
-        return Launch(self.made, plan, path)
-
-    def stop(self) -> None:
-        for process in self.processes.values():
-            process.terminate()
-        for process in self.processes.values():
-            process.wait(30)
-
-
-def _command(process: psutil.Process) -> list[str]:
-    try:
-        return list(process.cmdline())
-    except psutil.Error:
-        return []
-
-
-class Launch:
-    """``asterion server launch`` on its way."""
-
-    def __init__(self, made: Provisioned, plan: Plan, path: Path) -> None:
-        self.folder = made.runs / plan.name
-        self._told = path.with_suffix(".events")
-        with self._told.open("wb") as out:
-            self._process = subprocess.Popen(
-                [*ASTERION, "server", "launch", str(path), "--folder", str(made.folder), "--json"],
-                stdout=out,
-                stderr=subprocess.PIPE,
-            )
-
-    def events(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self._told.read_bytes().splitlines()]
-
-    def wait_for_round(self, number: int) -> None:
-        def reached() -> bool:
-            assert self._process.poll() is None, "the launch ended early"
-            told = [e["round_result"]["round"] for e in self.events() if "round_result" in e]
-            return max(told, default=-1) >= number
-
-        wait_for(reached, 120, f"round {number}")
-
-    def end(self, seconds: float = 180) -> tuple[int, str]:
-        _, errors = self._process.communicate(timeout=seconds)
-        return self._process.returncode, errors.decode()
-
-
-def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, f"{what} took longer than {seconds} s"
-        time.sleep(0.1)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def write_site(folder: Path, name: str, size: int, kit: Path) -> None:
-    (folder / PATIENT).mkdir(parents=True)
-    draws = np.random.default_rng(size)
-    rows = [
-        f"{draws.normal(i % 2):.3f},{draws.normal(i % 2):.3f},{'ill' if i % 2 else 'well'}"
-        for i in range(size)
-    ]
-    (folder / PATIENT / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
-    for file in ("ca.pem", "site.key"):
-        shutil.copy(kit / file, folder / file)
-    (folder / "site.toml").write_text(
-        f'name = "{name}"\ntask = "classification"\n[data]\nformat = "table"\n'
-        f'folder = "{PATIENT}"\n\n'
-        + (kit / "connection.toml").read_text()
-        # A run that is stopped in the middle of a message leaves its rest behind for ever.
-        + "message_seconds = 30\n"
-        + f"[privacy]\nepsilon_limit = {PRIVATE_LIMITS[name]}\ndelta = 1e-5\n"
-    )
-
-
 @pytest.fixture(scope="module")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    root = tmp_path_factory.mktemp("live")
-    made = provision(
-        root / "center", ["127.0.0.1"], list(SITES), port=free_port(), listen="127.0.0.1"
-    )
-    running = Federation(root, made)
-    try:
-        running.start("center", "server", "start", str(made.folder))
-        for name, size in SITES.items():
-            write_site(root / "sites" / name, name, size, made.kit(name))
-            site_toml = str(root / "sites" / name / "site.toml")
-            running.start(name, "site", "start", site_toml, "--wait", "90")
-        for name in SITES:
-            wait_for(
-                lambda name=name: "waiting for orders" in running.log(name),  # type: ignore[misc]
-                90,
-                f"site {name}",
-            )
+    with running_federation(tmp_path_factory.mktemp("live"), PRIVATE_LIMITS) as running:
         yield running
-    finally:
-        running.stop()
-    for name in running.processes:
-        assert "Traceback" not in running.log(name)
 
 
 def simulated_bytes(federation: Federation, plan: Plan, out: Path) -> bytes:
@@ -297,12 +155,6 @@ def test_the_status_names_every_site(federation: Federation) -> None:
     command = [*ASTERION, "server", "status", "--folder", str(federation.made.folder), "--json"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
     assert told["sites"] == dict.fromkeys(SITES, True)
-
-
-def said(*words: str) -> tuple[int, str]:
-    done = subprocess.run([*ASTERION, *words], capture_output=True, timeout=60, check=False)
-    assert b"Traceback" not in done.stdout + done.stderr
-    return done.returncode, done.stderr.decode()
 
 
 def test_a_wrong_certificate_port_or_key_is_one_clear_line(

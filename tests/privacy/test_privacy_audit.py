@@ -98,8 +98,8 @@ def audit(mechanism: str, games: int = 20_000, **sections: Any) -> AuditResult:
 def quieter(monkeypatch: pytest.MonkeyPatch, module: Any, factor: float) -> None:
     whole = module.add_gaussian
 
-    def add(values: Any, sigma: float, secret: SecretStream) -> Any:
-        return whole(values, factor * sigma, secret)
+    def add(values: Any, sigma: float, secret: SecretStream, **named: Any) -> Any:
+        return whole(values, factor * sigma, secret, **named)
 
     monkeypatch.setattr(module, "add_gaussian", add)
 

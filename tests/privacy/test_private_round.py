@@ -168,9 +168,12 @@ def test_one_record_more_changes_the_sum_by_at_most_the_clip_norm() -> None:
 
     def summed(rows: list[int]) -> np.ndarray:
         assert plan.privacy is not None
-        return private_round._clipped_sum(
-            plan, plan.privacy, site(examples), model, step, np.array(rows), SecretStream(KEY)
-        )
+        total = np.full(sum(weight.numel() for weight in model.parameters()), np.nan)
+        private_round._clipped_sum(
+            plan, plan.privacy, site(examples), model, step, np.array(rows),
+            np.random.default_rng(0), total,
+        )  # fmt: skip
+        return total
 
     whole = summed(list(range(9)))
     changes = [length(whole - summed([m for m in range(9) if m != n])) for n in range(9)]

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asterion_shared.clipped_gradients.tape import Tape
+from asterion_shared.clipped_gradients.tape import Tape, row_norms
 
 # Shapes: B examples, C channels in, O channels out, S and T the spatial axes before and after.
 
@@ -70,8 +70,14 @@ class ConvolutionUse:
         """The gradient of each example, (B, *weight.shape)."""
         return self._unfolded() if self.kernel == "unfold" else self._grouped()
 
-    def squared_norms(self) -> None:
-        """None: many positions share the weight, so that the norm needs the gradient."""
+    @property
+    def is_product(self) -> bool:
+        """False: many positions share the weight, so that the norm needs the gradient."""
+        return False
+
+    def norms(self) -> Tensor:
+        """Norms (B,) of the gradients, which are formed for it."""
+        return row_norms(self.form().flatten(1))
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
         """The ordinary gradient of the weight, of a loss in which example b counts factors[b]."""

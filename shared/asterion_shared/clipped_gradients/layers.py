@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from asterion_shared.clipped_gradients.tape import Tape
+from asterion_shared.clipped_gradients.tape import Tape, row_norms
 
 # Shapes: B examples, I and O features in and out, C channels, S spatial axes, T any other axes.
 
@@ -35,14 +35,19 @@ class LinearUse:
         )
         return torch.bmm(gradients.transpose(1, 2), inputs)
 
-    def squared_norms(self) -> Tensor | None:
-        """Squared norms (B,) of outer products of one row an example; None if there are more."""
-        if self.inputs.ndim > 2:
-            return None
-        return self.inputs.square().sum(1) * self.gradients.square().sum(1)
+    @property
+    def is_product(self) -> bool:
+        """Whether there is one row an example."""
+        return self.inputs.ndim == 2
+
+    def norms(self) -> Tensor:
+        """Norms (B,) of outer products of one row an example."""
+        return row_norms(self.inputs) * row_norms(self.gradients)
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
         """The ordinary gradient of the weight, of a loss in which example b counts factors[b]."""
+        if self.is_product:
+            return (self.gradients * factors.unsqueeze(1)).t() @ self.inputs
         scaled = self.gradients * factors.view(-1, *[1] * (self.gradients.ndim - 1))
         rows = self.inputs.reshape(-1, self.inputs.shape[-1])
         return scaled.reshape(-1, scaled.shape[-1]).t() @ rows

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from asterion_shared.plan import Plan
@@ -26,14 +25,9 @@ def example_losses(plan: Plan) -> LossOf:
     """
     task = task_module(plan.task)
 
-    def loss_of_one(outputs: Tensor, inputs: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        alone = Batch(inputs.unsqueeze(0), targets.unsqueeze(0), weights.unsqueeze(0))
-        return task.loss(outputs.unsqueeze(0), alone, plan)
-
     def loss_of(outputs: Tensor, batch: Batch) -> Tensor:
-        each: Tensor = torch.func.vmap(loss_of_one)(
-            outputs, batch.inputs, batch.targets, batch.weights
-        )
-        return each
+        # A task's loss takes several sites side by side: here each has a batch of one example.
+        apart = (t.unsqueeze(1) for t in (batch.inputs, batch.targets, batch.weights))
+        return task.loss(outputs.unsqueeze(1), Batch(*apart), plan)
 
     return loss_of

@@ -90,7 +90,8 @@ def clipped_gradient_sum(
     match method.name:
         case "book_keeping":
             tape = record(
-                lambda: loss_of(model(batch.inputs), batch),
+                lambda: model(batch.inputs),
+                lambda outputs: loss_of(outputs, batch),
                 chosen,
                 len(batch.inputs),
                 method.kernels,
@@ -135,7 +136,8 @@ def refuse_mixing_layers(model: nn.Module) -> None:
 
 def _clip_factors(norms: Tensor, clip_norm: float) -> Tensor:
     """min(1, C / norm), (B,): 1 where the norm is 0, and 0 where it is not finite."""
-    return torch.where(norms.isfinite(), (clip_norm / norms).clamp(max=1.0), 0.0)
+    # C / inf is 0; NaN goes through the clamp and is sorted out behind it.
+    return norms.reciprocal().mul_(clip_norm).clamp_(max=1.0).nan_to_num_(nan=0.0)
 
 
 def _sum_of_stacks(

@@ -90,11 +90,13 @@ def _best_kernels(
     model: nn.Module, loss_of: LossOf, batch: Batch, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, Kernel]:
     """The fastest kernel of each convolution, forward and backward, by its weight's name."""
-
-    def losses() -> Tensor:
-        return loss_of(model(batch.inputs), batch)
-
-    tape = record(losses, parameters, len(batch.inputs), largest_formed_bytes=0)
+    tape = record(
+        lambda: model(batch.inputs),
+        lambda outputs: loss_of(outputs, batch),
+        parameters,
+        len(batch.inputs),
+        largest_formed_bytes=0,
+    )
     uses = {name: tape.uses(parameter) for name, parameter in parameters.items()}
     return {
         name: _best_kernel(found[0], batch)

@@ -35,7 +35,8 @@ class NoRuleError(PlanMismatchError):
 
 
 def record(
-    losses_of: Callable[[], Tensor],
+    outputs_of: Callable[[], Tensor],
+    losses_of: Callable[[Tensor], Tensor],
     parameters: Mapping[str, nn.Parameter],
     batch_size: int,
     kernels: Mapping[str, Kernel] | None = None,
@@ -44,7 +45,8 @@ def record(
     """Run the network once forward and once back, with the rules in force.
 
     Args:
-        losses_of: runs the network; the loss of each example, (B,).
+        outputs_of: runs the network; only in it are the rules in force.
+        losses_of: outputs to the loss of each example, (B,); no parameter is used in it.
         parameters: those whose gradients are wanted, by name.
         batch_size: B.
         kernels: by the names of convolution weights; ``grouped`` for those not named.
@@ -62,8 +64,11 @@ def record(
         if name in kernel_of
     }
     with _Rules(tape, by_weight):
-        losses = losses_of()
-    past_the_rules = torch.autograd.grad(losses.sum(), tensors, allow_unused=True)
+        outputs = outputs_of()
+    losses = losses_of(outputs)
+    past_the_rules = torch.autograd.grad(
+        losses, tensors, grad_outputs=torch.ones_like(losses), allow_unused=True
+    )
     for name, gradient in zip(parameters, past_the_rules, strict=True):
         if gradient is not None:
             raise NoRuleError(name)

@@ -35,8 +35,13 @@ class Use(Protocol):
         """The gradient of each example, (B, *P)."""
         ...
 
-    def squared_norms(self) -> Tensor | None:
-        """Squared norm of each example's gradient, (B,), where it needs no forming."""
+    @property
+    def is_product(self) -> bool:
+        """Whether each gradient is an outer product, whose norm needs no forming."""
+        ...
+
+    def norms(self) -> Tensor:
+        """Norm of each example's gradient, (B,)."""
         ...
 
     def weighted_sum(self, factors: Tensor) -> Tensor:
@@ -81,7 +86,7 @@ class Tape:
 
     def keep(self, parameter: Tensor, use: Use) -> None:
         """Form the gradients of this use now if they are small, else keep what they come from."""
-        if use.squared_norms() is None and self._is_small(parameter):
+        if not use.is_product and self._is_small(parameter):
             self.form(parameter, use.form())
         else:
             self._uses.setdefault(self._index[id(parameter)], []).append(use)
@@ -103,14 +108,14 @@ class Tape:
         self._join()
         parts = [row_norms(rows) for _, rows in self._blocks]
         parts += [self._norms_of_uses(n) for n in self._uses]
-        return row_norms(torch.stack(parts, dim=1))
+        return parts[0] if len(parts) == 1 else row_norms(torch.stack(parts, dim=1))
 
     def sums(self, factors: Tensor) -> list[Tensor]:
         """For each parameter the sum over the examples of factor (B,) times gradient, (*P).
 
         An example of factor 0 adds nothing, even where its gradient is not finite.
         """
-        chosen = None if (factors > 0).all() else factors.nonzero().flatten()
+        chosen = None if factors.min().item() > 0 else factors.nonzero().flatten()
         factors = factors if chosen is None else factors[chosen]
         sums: dict[int, Tensor] = {}
         for numbers, rows in self._blocks:
@@ -131,20 +136,23 @@ class Tape:
     def _join(self) -> None:
         """Put the rows of small parameters side by side: one operation then serves them all."""
         short = [n for n, rows in self._formed.items() if rows.shape[1] <= _JOINED]
-        if short:
+        if len(short) > 1:
             self._blocks.append((short, torch.cat([self._formed.pop(n) for n in short], dim=1)))
         self._blocks += [([n], rows) for n, rows in self._formed.items()]
 
     def _norms_of_uses(self, n: int) -> Tensor:
         uses = self._uses[n]
-        squares = uses[0].squared_norms() if len(uses) == 1 else None
-        if squares is not None:
-            return squares.sqrt()
+        alone = uses[0] if len(uses) == 1 else None
+        if alone is not None and alone.is_product:
+            return alone.norms()
         step = max(1, self._largest_bytes // _bytes(self._parameters[n]))
         parts: list[Tensor] = []
         for start in range(0, self.batch_size, step):
             some = slice(start, start + step)
-            parts.append(row_norms(_add([use.select(some).form() for use in uses]).flatten(1)))
+            if alone is not None:
+                parts.append(alone.select(some).norms())
+            else:
+                parts.append(row_norms(_add([use.select(some).form() for use in uses]).flatten(1)))
         return torch.cat(parts)
 
 

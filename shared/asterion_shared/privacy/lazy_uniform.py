@@ -6,6 +6,7 @@ put again in interval arithmetic, so that the answer is that of the ideal number
 """
 
 from collections.abc import Callable, Sequence
+from threading import local
 from typing import Any, TypeVar
 
 # mpmath has no types of its own; an interval and its context are Any below.
@@ -17,6 +18,9 @@ Answer = TypeVar("Answer")
 
 _WORD_BITS = 64
 _GUARD_BITS = 64
+
+_contexts = local()
+"""Of each thread one: an interval context takes longer to make than to use."""
 
 
 def decide(
@@ -39,7 +43,8 @@ def decide(
         The first answer that is not None. Ends with probability 1, and on average after little
         more than one call, if the answer is unclear on a set of measure 0 only.
     """
-    context: Any = MPIntervalContext()
+    context: Any = getattr(_contexts, "context", None) or MPIntervalContext()
+    _contexts.context = context
     digits = list(words)
     while True:
         context.prec = bits + _GUARD_BITS

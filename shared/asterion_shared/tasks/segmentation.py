@@ -63,7 +63,8 @@ def loss(outputs: Tensor, batch: Batch, plan: Plan) -> Tensor:
         return entropy
     classes = -1 - spatial
     num_classes = outputs.shape[classes]
-    truth = functional.one_hot(batch.targets, num_classes).movedim(-1, classes)
+    numbers = torch.arange(num_classes, device=outputs.device).view(-1, *[1] * spatial)
+    truth = batch.targets.unsqueeze(classes) == numbers
     mask = weights.unsqueeze(classes)
     probability, truth = outputs.softmax(classes) * mask, truth * mask
     over = (-2 - spatial, *range(-spatial, 0))
