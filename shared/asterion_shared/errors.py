@@ -4,7 +4,7 @@ AsterionError                  1
 ├── UserInputError             2    a command was asked for something that cannot be
 │   ├── SettingsError         10    a plan or a site.toml is wrong; lists every problem
 │   ├── FileProblemError      11    a file is missing, unreadable or not what it says
-│   │   └── LedgerStoppedError 11    a site's privacy ledger lacks what it once had
+│   │   └── LedgerStoppedError 25    a site's privacy ledger lacks what it once had
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
 │   ├── MissingExtraError     14    an optional package is needed and not installed
@@ -88,6 +88,7 @@ class LedgerStoppedError(FileProblemError):
     """
 
     code = "ledger_stopped"
+    exit_code = 25
 
 
 class DataProblemError(UserInputError):

@@ -31,7 +31,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime import run_clientapp
 
 from asterion_client.flower_client_compat import ACTIVATION_FAILED
-from asterion_server.flower_server_compat import flower_version
+from asterion_server.flower_server_compat import ensure_task_identity, flower_version
 
 PACKAGES = Path(__file__).parents[2]
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
@@ -130,6 +130,7 @@ def test_the_public_interface_we_stand_on() -> None:
             "m": MetricRecord({"n": [1.0, 2.0]}),
         }
     )
+    ensure_task_identity()
     message = Message(content, 7, "train", ttl=5.0, group_id="3")
     assert message.metadata.dst_node_id == 7
     assert message.metadata.ttl == 5.0

@@ -252,6 +252,8 @@ rates = st.one_of(st.just(1.0), st.floats(0.005, 0.9))
 counts = st.integers(1, 2000)
 few = settings(max_examples=25, deadline=None)
 
+# Far beyond any use (epsilon 500 and more) the one accountant may come to no figure, and the other,
+# coarser one stands alone: then two figures cannot be compared.
 # Grids of different charges differ: a figure may lie this much nearer to the truth than another.
 GRID = 1 - 5e-3
 
@@ -263,7 +265,7 @@ def test_more_steps_never_cost_less(noise, rate, one, other):
     less = spent([gaussian(noise, rate, fewer)], 1e-5)
     most = spent([gaussian(noise, rate, more)], 1e-5)
     assert most.rdp_epsilon >= less.rdp_epsilon
-    assert most.epsilon >= less.epsilon * GRID
+    assert math.isinf(less.pld_epsilon) or most.epsilon >= less.epsilon * GRID
 
 
 @few
@@ -272,7 +274,7 @@ def test_less_noise_never_costs_less(noise, factor, rate, times):
     more = spent([gaussian(noise, rate, times)], 1e-5)
     less = spent([gaussian(noise * factor, rate, times)], 1e-5)
     assert more.rdp_epsilon >= less.rdp_epsilon * (1 - 1e-9)
-    assert more.epsilon >= less.epsilon * GRID
+    assert math.isinf(less.pld_epsilon) or more.epsilon >= less.epsilon * GRID
 
 
 @few
@@ -280,7 +282,7 @@ def test_less_noise_never_costs_less(noise, factor, rate, times):
 def test_more_sampling_never_costs_less(noise, rate, factor, times):
     more = spent([gaussian(noise, rate, times)], 1e-5)
     less = spent([gaussian(noise, rate * factor, times)], 1e-5)
-    assert more.epsilon >= less.epsilon * GRID
+    assert math.isinf(less.pld_epsilon) or more.epsilon >= less.epsilon * GRID
 
 
 mixed = st.lists(

@@ -24,6 +24,9 @@ from asterion_sim.privacy_command_line import privacy_app
 from asterion_sim.record_canaries import loudness
 
 RECORD = {"protects": "record", "noise": "site", "noise_multiplier": 1.5, "sampling_rate": 0.5}
+LOUD = RECORD | {"noise_multiplier": 3.0, "sampling_rate": 1.0}
+"""Without the clip this is broken whatever the noise."""
+
 SITE = {"protects": "site", "noise": "site", "noise_multiplier": 1.5}
 IMAGES = {"channels": ["x"], "classes": ["a", "b"], "patch_size": [16, 16]}
 SHARES: dict[str, Any] = {
@@ -208,7 +211,7 @@ def test_a_simulated_run_has_claim_and_bound_side_by_side(tmp_path: Path) -> Non
 
 @pytest.mark.usefixtures("quick", "unclipped")
 def test_a_run_whose_claim_is_broken_has_failed_and_keeps_its_model(tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text(plan_to_toml(plan_of()))
+    (tmp_path / "plan.toml").write_text(plan_to_toml(plan_of(privacy=LOUD)))
     words = [str(tmp_path / "plan.toml"), "--out", str(tmp_path / "run"), "--num-sites", "2"]
     ran = CliRunner().invoke(simulate_app, ["run", *words, "--audit"])
     assert isinstance(ran.exception, ClaimBrokenError)
@@ -238,7 +241,7 @@ def test_the_audit_alone_prints_one_short_table(tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("quick", "unclipped")
 def test_the_audit_alone_ends_with_the_code_of_a_broken_claim(tmp_path: Path) -> None:
-    (tmp_path / "plan.toml").write_text(plan_to_toml(plan_of()))
+    (tmp_path / "plan.toml").write_text(plan_to_toml(plan_of(privacy=LOUD)))
     ran = CliRunner().invoke(privacy_app, ["audit", str(tmp_path / "plan.toml")])
     assert isinstance(ran.exception, ClaimBrokenError)
     assert "does not keep the claim" in " ".join(ran.output.split())

@@ -442,7 +442,10 @@ def _pld_epsilon(merged: Sequence[Charge], delta: float) -> float:
     ]
     if precisions:
         parts.append(_gaussian_pld(math.fsum(precisions) ** -0.5, 1.0, interval))
-    return float(reduce(lambda one, other: one.compose(other), parts).get_epsilon_for_delta(left))
+    whole = reduce(lambda one, other: one.compose(other), parts)
+    # It divides by what is left of the mass: an overflow means an epsilon without end, a bound too.
+    with np.errstate(over="ignore"):
+        return float(whole.get_epsilon_for_delta(left))
 
 
 _ORDER_2 = ORDERS.index(2)
