@@ -136,6 +136,7 @@ def write_site(folder: Path, size: int, kit: Path, connection: str, epsilon_limi
     (folder / PATIENT / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
     for file in ("ca.pem", "site.key"):
         shutil.copy(kit / file, folder / file)
+    shutil.copytree(kit / "peers", folder / "peers")
     (folder / "site.toml").write_text(
         f'name = "{name}"\ntask = "classification"\n[data]\nformat = "table"\n'
         f'folder = "{PATIENT}"\n\n'

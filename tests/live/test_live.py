@@ -72,6 +72,24 @@ def test_a_live_run_ends_in_the_bytes_of_the_simulation(
     assert statistics.median(r.seconds for r in result.rounds[1:]) < 20
 
 
+def test_a_secure_sum_ends_in_the_bytes_of_the_simulation(
+    federation: Federation, tmp_path: Path
+) -> None:
+    plan = plan_of(
+        "summed", 1, algorithm={"max_weight": 50, "clip_norm": 100.0},
+        rounds={"count": 1, "sites_per_round": 3, "deadline_seconds": 240.0},
+        secure_sum={"max_colluders": 0, "max_dropouts": 1},
+    )  # fmt: skip
+    launch = federation.launch(plan)
+    assert launch.end() == (0, "")
+    result = read_result(launch.folder / "result.json")
+    assert result.rounds[1].answered == tuple(SITES)
+    assert result.final_metrics["num_cases"] is not None
+    assert {site.num_examples for site in result.sites} == {0}
+    model = (launch.folder / "model.safetensors").read_bytes()
+    assert model == simulated_bytes(federation, plan, tmp_path)
+
+
 def test_killed_processes_cost_time_and_nothing_else(
     federation: Federation, tmp_path: Path
 ) -> None:
@@ -149,6 +167,27 @@ def test_a_private_run_is_charged_at_the_sites_and_stops_at_their_limits(
         remembered = federation.made.folder / "ledger_heads" / name
         assert remembered.read_text().strip() == charged[-1]["head"]
         assert sum("private" in json.dumps(line) for line in charged) == releases
+
+
+def test_noise_in_shares_goes_on_without_the_site_whose_limit_is_reached(
+    federation: Federation,
+) -> None:
+    plan = plan_of(
+        "shares", 1, algorithm={"max_weight": 1},
+        rounds={"count": 1, "sites_per_round": 3, "deadline_seconds": 240.0},
+        secure_sum={"max_colluders": 0, "max_dropouts": 1},
+        privacy={"protects": "site", "noise": "shares", "clip_norm": 0.5, "noise_multiplier": 3.0,
+                 "epsilon_limit": 10.0},
+    )  # fmt: skip
+    launch = federation.launch(plan)
+    assert launch.end() == (0, "")
+    result = read_result(launch.folder / "result.json")
+    assert result.rounds[1].missing == {"west": "budget_spent"}
+    charge = charge_of(plan, 1)
+    assert charge is not None
+    assert result.privacy_account is not None
+    assert result.privacy_account.epsilon == spent([charge], 1e-5).epsilon
+    assert result.final_metrics["num_cases"] is not None
 
 
 def test_the_status_names_every_site(federation: Federation) -> None:
