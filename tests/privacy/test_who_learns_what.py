@@ -20,14 +20,17 @@ from asterion_client import local_round, private_round
 from asterion_client.app import Desk, client_app_of
 from asterion_client.data.site_data import load_site_data
 from asterion_client.local_round import make_workspace, work
+from asterion_client.privacy_release import refuse_readable
 from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
 from asterion_server.app import conduct
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
 from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.run_folder import Launch, RunFolder
+from asterion_shared.errors import OrderRefusedError
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
 from asterion_shared.flower_messages import decode_order
+from asterion_shared.messages import Order
 from asterion_shared.parameters import Vector, from_bytes, layout_of, length
 from asterion_shared.plan import Plan
 from asterion_shared.reports.run_report import write_report
@@ -58,7 +61,7 @@ MEASURED = {"confusion", "calibration", "score"}
 BASELINE = {f"baseline/{name}" for name in MEASURED}
 
 
-def plan_of(mode: str) -> Plan:
+def plan_of(mode: str, **sections: Any) -> Plan:
     values: dict[str, Any] = {
         "name": mode,
         "task": "classification",
@@ -69,7 +72,7 @@ def plan_of(mode: str) -> Plan:
                   "learning_rate": RATE},
         "rounds": {"count": ROUNDS, "sites_per_round": 3, "deadline_seconds": 30.0},
     }  # fmt: skip
-    return validate(Plan, values | MODES[mode], mode)
+    return validate(Plan, values | MODES[mode] | sections, mode)
 
 
 @dataclass
@@ -217,6 +220,29 @@ def test_what_a_report_holds(runs: dict[str, Played], mode: str) -> None:
         assert shape(content) == expected
         kinds = [type(content[name]) for name in ("report", "kinds", "statistics")]
         assert kinds == [ConfigRecord, ConfigRecord, MetricRecord]
+
+
+@pytest.mark.parametrize("mode", [*MODES, "summed"])
+def test_a_site_that_does_not_trust_the_coordinator_sends_nothing_readable(
+    runs: dict[str, Played], mode: str
+) -> None:
+    """A plan says what it likes; the site's own word stands."""
+    folder = runs["clear"].root / "north"
+    settings = read_site_settings(folder / "site.toml")
+    assert settings.privacy is not None
+    wary = settings.privacy.model_copy(update={"coordinator_may_read": False})
+    wary_settings = settings.model_copy(update={"privacy": wary})
+    secure = {"secure_sum": {"max_colluders": 0, "max_dropouts": 1},
+              "algorithm": {"max_weight": 1, "clip_norm": 5.0}}  # fmt: skip
+    plan = plan_of("clear", **secure) if mode == "summed" else plan_of(mode)
+    if mode in ("clear", "centre"):
+        order = Order(run="wary", plan=plan, round=0, phase="count")
+        with pytest.raises(OrderRefusedError, match="could read") as caught:
+            SiteWorker(wary_settings, folder).answer(order)
+        assert caught.value.code == "coordinator_not_trusted"
+    else:
+        refuse_readable(wary_settings, plan)
+    refuse_readable(settings, plan)
 
 
 def test_what_flower_adds_to_a_message() -> None:
@@ -373,7 +399,8 @@ def test_the_released_model_holds_weights_and_three_facts(
 def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
     assert set(Result.model_fields) == {
         "schema_version", "run", "name", "kind", "task", "plan_sha256", "status", "headline",
-        "started", "finished", "carrier", "privacy", "privacy_account", "versions",
+        "started", "finished", "carrier", "privacy", "privacy_account",
+        "privacy_audit", "versions",
         "secure_sum", "rounds_planned", "rounds", "final_metrics", "final_model", "sites",
         "simulation",
     }  # fmt: skip
@@ -391,6 +418,7 @@ def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
     result, noised = runs[mode].result, mode in NOISED_AT_SITES
     assert (result.privacy_account is None) == (mode == "clear")
     assert not result.secure_sum
+    assert result.privacy_audit is None  # made in simulations
     trained = [o for r in result.rounds[1:] for o in r.outcomes.values()]
     assert all((o.train_loss is None) == noised for o in trained)
     assert any(name.startswith("baseline/") for name in result.final_metrics) == (not noised)
