@@ -41,6 +41,7 @@ _STAGES = {
     "too_many_bad_files": "reading data",
     "unknown_patients": "reading data",
     "no_privacy_budget": "receiving",
+    "coordinator_not_trusted": "receiving",
     "budget_spent": "sending",
     "ledger_stopped": "receiving",
     "no_roster": "receiving",

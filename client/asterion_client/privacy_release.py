@@ -15,6 +15,23 @@ from asterion_shared.privacy.planned import charge_of
 from asterion_shared.privacy.settings import Protected
 
 
+def refuse_readable(settings: SiteSettings, plan: Plan) -> None:
+    """Refuse a run whose updates the coordinator could read, if the site does not trust it so far.
+
+    Raises:
+        OrderRefusedError: ``coordinator_not_trusted``.
+    """
+    if settings.privacy is None or settings.privacy.coordinator_may_read or plan.kind != "train":
+        return
+    in_clear = plan.privacy is None and plan.secure_sum is None
+    if in_clear or (plan.privacy is not None and plan.privacy.noise == "centre"):
+        msg = (
+            "privacy.coordinator_may_read is false and the coordinator could read this run's "
+            "updates; ask for a plan with noise at the site, or with a secure sum"
+        )
+        raise OrderRefusedError(msg, code="coordinator_not_trusted")
+
+
 def require_head(settings: SiteSettings, folder: Path, order: Order) -> None:
     """Check that the ledger has the head which the coordinator was told last.
 

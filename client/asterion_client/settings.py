@@ -94,6 +94,10 @@ class PrivacySettings(Settings):
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """Chance that the bound does not hold; keep it well below one over the number of patients."""
 
+    coordinator_may_read: bool = True
+    """Whether an update may leave that the coordinator can read: of a plan without privacy and
+    without a secure sum, or with the noise at the centre. false: such a run is refused."""
+
 
 class SiteSettings(Settings):
     """What a site is: its name, its data, how it connects and computes."""

@@ -11,7 +11,12 @@ import torch
 
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
-from asterion_client.privacy_release import charge_release, group_salt, require_head
+from asterion_client.privacy_release import (
+    charge_release,
+    group_salt,
+    refuse_readable,
+    require_head,
+)
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
@@ -54,6 +59,7 @@ class SiteWorker:
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
             raise OrderRefusedError(msg, code="wrong_task")
+        refuse_readable(self.settings, order.plan)
         require_head(self.settings, self.folder, order)
         self._head = None
         report = self._answer(order)

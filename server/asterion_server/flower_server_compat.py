@@ -7,7 +7,7 @@ names appear nowhere else, and ``tests/flower/test_contract.py`` holds their sig
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import entry_points, version
 from pathlib import Path
 
 import httpx
@@ -23,12 +23,17 @@ from flwr.proto.control_pb2 import (
     StopRunRequest,
 )
 from flwr.proto.node_pb2 import NodeInfo
+from flwr.proto.task_pb2 import Task
+from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.run import Run
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.superexec.executor import LaunchResult
+from flwr.supercore.superexec.plugin import AutoExecPlugin
 from flwr.supercore.task_identity import TaskIdentity
 
 __all__ = [
@@ -44,6 +49,7 @@ __all__ = [
     "build_fab",
     "ensure_task_identity",
     "public_key_to_bytes",
+    "serve_bundle",
     "set_message_id",
 ]
 
@@ -79,6 +85,29 @@ def build_fab(files: Mapping[str, bytes]) -> bytes:
         # flwr 1.41 uses a name of pathspec that pathspec calls outdated.
         warnings.simplefilter("ignore", DeprecationWarning)
         return build_fab_from_files(dict(files))[0]
+
+
+def serve_bundle(sha256: str) -> None:
+    """Be Flower's SuperExec, with the arguments of this process, for runs of one bundle alone.
+
+    Stock SuperExec starts whatever code a submitted bundle holds, and whoever reaches the port and
+    has the authority's certificate can submit one.
+
+    Args:
+        sha256: of the bundle that may run; the SuperLink computes the hash of what came.
+    """
+
+    class OneBundle(AutoExecPlugin):
+        supported_task_types = frozenset({TaskType.SERVER_APP})
+
+        def launch_task(self, token: str, task: Task) -> LaunchResult:
+            if task.fab_hash != sha256:
+                return LaunchResult.failed("the bundle is not the one of this installation")
+            return super().launch_task(token, task)
+
+    run_superexec.AutoExecPlugin = OneBundle  # type: ignore[attr-defined]
+    (point,) = entry_points(group="console_scripts", name="flower-superexec")
+    point.load()()
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,6 +4,7 @@ They are separate, so that a SuperLink that dies costs one pause and not the run
 """
 
 import socket
+import sys
 import time
 from collections.abc import Callable
 from threading import Event
@@ -47,11 +48,11 @@ class Coordinator:
              "--port", str(made.settings.port), "--database", str(flower / "state.db"),
              "--isolation", "process", *secret, "--disable-runtime-dependency-installation"],
         )  # fmt: skip
-        superexec = flower_command(
-            "flower-superexec",
-            ["--root-certificates", str(made.root_certificate),
-             "--runtime-api-address", made.address, *secret],
-        )  # fmt: skip
+        superexec = [
+            sys.executable, "-m", "asterion_server.superexec",
+            "--root-certificates", str(made.root_certificate),
+            "--runtime-api-address", made.address, *secret,
+        ]  # fmt: skip
         logs = made.folder / "logs"
         here = {"ASTERION_COORDINATOR": str(made.folder.resolve())}
         self._flower = flower

@@ -63,7 +63,7 @@ class SiteData:
         train: cases to train on; reading one may touch the disk, so iterate, do not copy.
         test: cases to evaluate on; no patient or field is on both sides.
         num_bad_files: files that could not be read and were skipped.
-        manifest_sha256: hash of the frozen list of records.
+        manifest_sha256: hash of the frozen list of records; keyed by the site in a private run.
         bad_files: hashed id of each skipped file to the reason, for the site's own eyes.
     """
 

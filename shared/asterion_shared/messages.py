@@ -24,6 +24,7 @@ REASON_CODES: dict[str, str] = {
     "too_many_bad_files": "more files are unreadable than the site allows",
     "unknown_patients": "patients are protected and a case does not say whose it is",
     "no_privacy_budget": "the plan is private and the site has set no limit of its own",
+    "coordinator_not_trusted": "the coordinator could read updates, which the site does not allow",
     "budget_spent": "the report would cost more privacy than the site allows",
     "ledger_stopped": "the site's privacy ledger lacks what it once had; a person there decides",
     "no_roster": "the plan has a secure sum and the site knows no keys of the other sites",

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
-from flwr.proto import control_pb2, fleet_pb2, node_pb2, runtime_pb2
+from flwr.proto import control_pb2, fleet_pb2, node_pb2, runtime_pb2, task_pb2
 from flwr.serverapp import Grid
 from flwr.supercore.auth import load_superexec_auth_secret
 from flwr.supercore.constant import TaskType
@@ -25,6 +25,9 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.superexec import run_superexec
+from flwr.supercore.superexec.executor import LaunchResult
+from flwr.supercore.superexec.plugin import AutoExecPlugin
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
@@ -58,10 +61,18 @@ def test_the_version_is_the_pinned_minor() -> None:
         (RuntimeTokenHttpInterceptor.__init__, ["token"]),
         (NodeAuthHttpInterceptor.__init__, ["private_key", "public_key"]),
         (Run.create_empty, ["run_id"]),
+        (AutoExecPlugin.launch_task, ["token", "task"]),
+        (LaunchResult.failed, ["message"]),
     ],
 )
 def test_a_function_takes_what_we_give(function: Callable[..., Any], parameters: list[str]) -> None:
     assert names(function) == parameters
+
+
+def test_the_superexec_asks_the_plugin_of_its_module_about_each_bundle() -> None:
+    assert run_superexec.AutoExecPlugin is AutoExecPlugin  # type: ignore[attr-defined]
+    assert "plugin = AutoExecPlugin(" in inspect.getsource(run_superexec)
+    assert "fab_hash" in task_pb2.Task.DESCRIPTOR.fields_by_name
 
 
 @pytest.mark.parametrize(

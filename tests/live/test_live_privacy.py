@@ -1,5 +1,6 @@
 """Privacy for whole sites in a real federation, and what somebody on the line sees of it."""
 
+import hashlib
 import json
 import socket
 import sqlite3
@@ -19,9 +20,11 @@ from tests.live.conftest import (
     plan_of,
     running_federation,
     said,
+    wait_for,
 )
 
-from asterion_server.flower_server_compat import Control
+from asterion_server.bundle import PROJECT
+from asterion_server.flower_server_compat import Control, build_fab
 from asterion_shared.flower_messages import encode_order
 from asterion_shared.messages import Order
 from asterion_shared.parameters import from_bytes, layout_of
@@ -231,6 +234,27 @@ def test_who_holds_the_certificate_and_reaches_the_port_learns_who_takes_part(
         assert {run.name for run in control.runs()} == {p.name for p in played.plans.values()}
     finally:
         control.close()
+
+
+def test_code_that_somebody_submits_is_not_run(played: Played) -> None:
+    """Stock Flower would run it, with the rights of the coordinator."""
+    root = played.federation.root
+    trace = root / "it-ran"
+    project = PROJECT.replace("asterion_server.app:app", "strange:app")
+    project = project.replace('"/LICENSE"]', '"/LICENSE", "/strange.py"]')
+    code = f"open({str(trace)!r}, 'w')\nfrom flwr.serverapp import ServerApp\napp = ServerApp()\n"
+    fab = build_fab(
+        {"pyproject.toml": project.encode(), "LICENSE": b"x", "strange.py": code.encode()}
+    )
+    control = Control(played.federation.made.address, root / "sites" / "west" / "ca.pem")
+    try:
+        number = control.start(fab, hashlib.sha256(fab).hexdigest(), {"run": "strange"})
+        log = played.federation.made.folder / "logs" / "superexec.log"
+        wait_for(lambda: "not the one of this installation" in log.read_text(), 30, "a refusal")
+        control.stop(number)
+    finally:
+        control.close()
+    assert not trace.exists()
 
 
 def test_flowers_database_forgets_messages_once_they_are_answered(played: Played) -> None:

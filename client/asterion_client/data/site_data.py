@@ -1,6 +1,7 @@
 """A site's data set, as training sees it: found, split, frozen, read, counted."""
 
 import hashlib
+import hmac
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -43,8 +44,11 @@ def load_site_data(
         folder: where ``site.toml`` lies.
         plan: says what the data are turned into.
         run: identity of the run whose data set is frozen on disk; None freezes nothing.
-        group_salt: what patients' names are hashed with; empty: the hash of the data set, so that
-            equal names at two sites or in two data sets have nothing in common.
+        group_salt: a secret of the site, of 64 hex digits, in a private run. Patients' names and
+            the hash of the data set are hashed with it: who knows all records but one could else
+            find that one by the hash that leaves. Empty: the hash is that of the records alone,
+            and it is the salt of the names, so that equal names at two sites or in two data sets
+            have nothing in common.
 
     Returns:
         Train and test cases. Every file was read once, so that the unreadable ones are known;
@@ -84,9 +88,13 @@ def load_site_data(
         train=_part(cases, train),
         test=_part(cases, test),
         num_bad_files=len(bad),
-        manifest_sha256=frozen.sha256,
+        manifest_sha256=_keyed(frozen.sha256, group_salt) if group_salt else frozen.sha256,
         bad_files=bad,
     )
+
+
+def _keyed(sha256: str, secret: str) -> str:
+    return hmac.digest(secret.encode(), sha256.encode(), "sha256").hex()
 
 
 def check_frozen(settings: SiteSettings, folder: Path, plan: Plan, run: str) -> None:

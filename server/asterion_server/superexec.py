@@ -1,0 +1,20 @@
+"""Flower's SuperExec as the coordinator's child: ``python -m asterion_server.superexec``.
+
+It ends with the daemon that started it, and it starts runs of this installation's bundle alone.
+"""
+
+import hashlib
+
+from asterion_server.bundle import bundle
+from asterion_server.flower_server_compat import serve_bundle
+from asterion_shared.child_process import watch_parent
+
+
+def main() -> None:
+    """Take the arguments of ``flower-superexec``."""
+    watch_parent()
+    serve_bundle(hashlib.sha256(bundle()).hexdigest())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,457 @@
+"""The table of docs/privacy.md: all that crosses the line and all that is stored, field by field.
+
+Real sites with folders, ledgers and settings answer the coordinator's real run over a grid without
+a network. Every list here is whole: a new field fails a test until the table says who learns it.
+"""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import safetensors
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message, Metadata, MetricRecord, RecordDict
+from flwr.common.serde import recorddict_to_proto
+from flwr.proto import fleet_pb2
+
+from asterion_client import local_round, private_round
+from asterion_client.app import Desk, client_app_of
+from asterion_client.data.site_data import load_site_data
+from asterion_client.local_round import make_workspace, work
+from asterion_client.privacy_release import refuse_readable
+from asterion_client.settings import read_site_settings
+from asterion_client.site_worker import SiteWorker
+from asterion_server.app import conduct
+from asterion_server.in_process_grid import InProcessGrid, InProcessSite
+from asterion_server.ledger_heads import LedgerHeads
+from asterion_server.run_folder import Launch, RunFolder
+from asterion_shared.errors import OrderRefusedError
+from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
+from asterion_shared.flower_messages import decode_order
+from asterion_shared.messages import Order
+from asterion_shared.parameters import Vector, from_bytes, layout_of, length
+from asterion_shared.plan import Plan
+from asterion_shared.reports.run_report import write_report
+from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary, read_result
+from asterion_shared.settings_files import validate
+from asterion_shared.tasks import initial_model
+
+SITES = {"north": 40, "south": 60, "west": 50}
+PATIENT = "mueller"
+ROUNDS, STEPS, RATE, CLIP, NOISE = 2, 3, 0.1, 0.5, 3.0
+WITHIN = {"noise": "site", "clip_norm": CLIP, "noise_multiplier": NOISE, "sampling_rate": 0.5,
+          "epsilon_limit": 50.0}  # fmt: skip
+WHOLE = {"protects": "site", "clip_norm": CLIP, "noise_multiplier": NOISE, "epsilon_limit": 50.0}
+MODES: dict[str, dict[str, Any]] = {
+    "clear": {},
+    "record": {"privacy": WITHIN | {"protects": "record"}},
+    "patient": {"privacy": WITHIN | {"protects": "patient"}},
+    "centre": {"privacy": WHOLE | {"noise": "centre"}, "algorithm": {"max_weight": 1}},
+    "site": {"privacy": WHOLE | {"noise": "site"}},
+}
+NOISED_AT_SITES = ("record", "patient", "site")
+
+ORDER = {"format", "site", "run", "plan", "round", "phase", "layout_sha256", "evaluate",
+         "deadline_seconds"}  # fmt: skip
+REPORT = {"format", "num_examples", "num_test", "num_bad_files", "num_steps", "manifest_sha256",
+          "seconds"}  # fmt: skip
+MEASURED = {"confusion", "calibration", "score"}
+BASELINE = {f"baseline/{name}" for name in MEASURED}
+
+
+def plan_of(mode: str, **sections: Any) -> Plan:
+    values: dict[str, Any] = {
+        "name": mode,
+        "task": "classification",
+        "data": {"kind": "table", "features": ["a", "b"], "classes": ["well", "ill"],
+                 "scale": {"a": [0.5, 1.0], "b": [0.5, 1.0]}},
+        "model": {"name": "mlp", "widths": [64]},
+        "local": {"unit": "steps", "amount": STEPS, "batch_size": 8, "optimiser": "sgd",
+                  "learning_rate": RATE},
+        "rounds": {"count": ROUNDS, "sites_per_round": 3, "deadline_seconds": 30.0},
+    }  # fmt: skip
+    return validate(Plan, values | MODES[mode] | sections, mode)
+
+
+@dataclass
+class Played:
+    """One run: what crossed the line, what its sites alone know, and what the coordinator keeps."""
+
+    plan: Plan
+    root: Path
+    folder: RunFolder
+    crossed: list[tuple[str, RecordDict, RecordDict]] = field(default_factory=list)
+    """Site, order and reply, in the order they came."""
+
+    losses: list[float] = field(default_factory=list)
+    clear: list[Vector] = field(default_factory=list)
+    """Updates before the noise, where the site adds it to them."""
+
+    sums: dict[str, list[tuple[np.ndarray, np.ndarray]]] = field(default_factory=dict)
+    """Sums of clipped gradients before and after the noise, by site."""
+
+    def __call__(self, message: Message, context: Context) -> Message:
+        """Stands for the line to a site."""
+        reply = self._app(message, context)
+        self.crossed.append((str(context.node_config["site"]), message.content, reply.content))
+        return reply
+
+    def __post_init__(self) -> None:
+        self._workers: dict[str, SiteWorker] = {}
+        self._app = client_app_of(self._desk)
+
+    def _desk(self, context: Context) -> Desk:
+        name = str(context.node_config["site"])
+        folder = self.root / name
+        if name not in self._workers:
+            self._workers[name] = SiteWorker(read_site_settings(folder / "site.toml"), folder)
+        self.sums.setdefault(name, [])
+        self._at_work = name
+        return Desk(name, self._workers[name].answer)
+
+    def play(self, patch: pytest.MonkeyPatch) -> None:
+        train, release, add = (local_round.train, local_round.release_privately,
+                               private_round.add_gaussian)  # fmt: skip
+
+        def training(*given: Any) -> Any:
+            found = train(*given)
+            self.losses += [] if found[1] is None else [found[1]]
+            return found
+
+        def releasing(update: Vector, *given: Any) -> Any:
+            self.clear.append(update.copy())
+            return release(update, *given)
+
+        def adding(values: np.ndarray, *given: Any, **named: Any) -> Any:
+            before = values.copy()
+            noised = add(values, *given, **named)
+            self.sums[self._at_work].append((before, noised.copy()))
+            return noised
+
+        patch.setattr(local_round, "train", training)
+        patch.setattr(local_round, "release_privately", releasing)
+        patch.setattr(private_round, "add_gaussian", adding)
+        sites = {n: InProcessSite(name, self, {"site": name}) for n, name in enumerate(SITES, 10)}  # type: ignore[arg-type]
+        conduct(InProcessGrid(sites), self.folder, LedgerHeads(self.root / "heads"))
+
+    def of_phase(self, phase: str) -> list[tuple[str, RecordDict, RecordDict]]:
+        return [c for c in self.crossed if c[1]["order"]["phase"] == phase]
+
+    @property
+    def result(self) -> Result:
+        return read_result(self.folder.result)
+
+
+def write_site(folder: Path, size: int, seed: int) -> None:
+    folder.mkdir(parents=True)
+    draws = np.random.default_rng(seed)
+    rows = [f"{draws.normal(i % 2):.3f},{draws.normal(i % 2):.3f},{('well', 'ill')[i % 2]},"
+            f"{PATIENT}_{i // 2}" for i in range(size)]  # fmt: skip
+    (folder / f"{PATIENT}.csv").write_text("\n".join(["a,b,label,who", *rows]) + "\n")
+    (folder / "site.toml").write_text(
+        f'name = "{folder.name}"\ntask = "classification"\n[data]\nformat = "table"\n'
+        'group_column = "who"\n[privacy]\nepsilon_limit = 100.0\ndelta = 1e-5\n'
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Played]:
+    found: dict[str, Played] = {}
+    for mode in MODES:
+        root = tmp_path_factory.mktemp(mode)
+        for seed, (name, size) in enumerate(SITES.items()):
+            write_site(root / name, size, seed)
+        plan, folder = plan_of(mode), RunFolder(root / "run")
+        folder.path.mkdir()
+        folder.plan_file.write_text(plan.canonical())
+        folder.write_launch(Launch(sites=tuple(SITES)))
+        found[mode] = Played(plan, root, folder)
+        with pytest.MonkeyPatch.context() as patch:
+            found[mode].play(patch)
+    return found
+
+
+@pytest.fixture(params=MODES)
+def mode(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def shape(content: RecordDict) -> dict[str, set[str]]:
+    return {name: set(record) for name, record in content.items()}
+
+
+def wire(content: RecordDict) -> bytes:
+    return recorddict_to_proto(content).SerializeToString()
+
+
+def vector_of(content: RecordDict, name: str) -> Vector:
+    return np.frombuffer(content[name]["vector"].data, "<f4")
+
+
+def test_what_an_order_holds(runs: dict[str, Played], mode: str) -> None:
+    played = runs[mode]
+    phases = [content["order"]["phase"] for _, content, _ in played.crossed]
+    assert phases == ["count"] * 3 + ["train"] * 3 * ROUNDS + ["evaluate"] * 3
+    for number, (site, content, _) in enumerate(played.crossed):
+        head = {"ledger_head"} if mode != "clear" and number >= 6 else set()
+        expected = {"order": ORDER | head}
+        if content["order"]["phase"] != "count":
+            expected["weights"] = {"vector"}
+            assert isinstance(content["weights"], ArrayRecord)
+        assert shape(content) == expected
+        assert content["order"]["site"] == site
+        assert decode_order(content).order.plan == played.plan
+
+
+def test_what_a_report_holds(runs: dict[str, Played], mode: str) -> None:
+    played = runs[mode]
+    for _, order, content in played.crossed:
+        phase, expected = order["order"]["phase"], {"report": set(REPORT)}
+        expected |= {"kinds": set(), "statistics": set()}
+        if phase != "count":
+            names = MEASURED if mode in NOISED_AT_SITES else MEASURED | BASELINE
+            expected |= {"kinds": names, "statistics": names}
+        if phase == "train":
+            expected["update"] = {"vector"}
+            expected["report"] |= set() if mode in NOISED_AT_SITES else {"train_loss"}
+            expected["report"] |= set() if mode == "clear" else {"ledger_head"}
+        assert shape(content) == expected
+        kinds = [type(content[name]) for name in ("report", "kinds", "statistics")]
+        assert kinds == [ConfigRecord, ConfigRecord, MetricRecord]
+
+
+@pytest.mark.parametrize("mode", [*MODES, "summed"])
+def test_a_site_that_does_not_trust_the_coordinator_sends_nothing_readable(
+    runs: dict[str, Played], mode: str
+) -> None:
+    """A plan says what it likes; the site's own word stands."""
+    folder = runs["clear"].root / "north"
+    settings = read_site_settings(folder / "site.toml")
+    assert settings.privacy is not None
+    wary = settings.privacy.model_copy(update={"coordinator_may_read": False})
+    wary_settings = settings.model_copy(update={"privacy": wary})
+    secure = {"secure_sum": {"max_colluders": 0, "max_dropouts": 1},
+              "algorithm": {"max_weight": 1, "clip_norm": 5.0}}  # fmt: skip
+    plan = plan_of("clear", **secure) if mode == "summed" else plan_of(mode)
+    if mode in ("clear", "centre"):
+        order = Order(run="wary", plan=plan, round=0, phase="count")
+        with pytest.raises(OrderRefusedError, match="could read") as caught:
+            SiteWorker(wary_settings, folder).answer(order)
+        assert caught.value.code == "coordinator_not_trusted"
+    else:
+        refuse_readable(wary_settings, plan)
+    refuse_readable(settings, plan)
+
+
+def test_what_flower_adds_to_a_message() -> None:
+    properties = {n for n in dir(Metadata) if isinstance(getattr(Metadata, n), property)}
+    assert properties == {
+        "run_id", "message_id", "src_node_id", "dst_node_id", "reply_to_message_id", "group_id",
+        "created_at", "delivered_at", "ttl", "message_type", "src_task_id", "dst_task_id",
+    }  # fmt: skip
+    asked = {
+        name.removesuffix("Request"): {f.name for f in getattr(fleet_pb2, name).DESCRIPTOR.fields}
+        for name in dir(fleet_pb2)
+        if name.endswith("Request")
+    }
+    assert asked == {
+        "RegisterNodeFleet": {"public_key"},
+        "UnregisterNodeFleet": {"node_id"},
+        "ActivateNode": {"public_key", "heartbeat_interval"},
+        "DeactivateNode": {"node_id"},
+        "PullMessages": {"node", "message_ids"},
+        "PushMessages": {"node", "messages_list", "message_object_trees",
+                         "clientapp_runtime_list"},
+    }  # fmt: skip
+
+
+def test_no_name_and_no_path_crosses_the_line(runs: dict[str, Played], mode: str) -> None:
+    for _, _, content in runs[mode].crossed:
+        for words in (PATIENT, "csv", str(runs[mode].root), *SITES):
+            assert words.encode() not in wire(content)
+
+
+def test_updates_are_in_clear_unless_the_site_adds_noise(
+    runs: dict[str, Played], mode: str, tmp_path: Path
+) -> None:
+    """Whoever has the order and the data forms the same update; with noise nobody can."""
+    played = runs[mode]
+    site, order, content = played.of_phase("train")[0]
+    folder = played.root / site
+    settings = read_site_settings(folder / "site.toml")
+    data = load_site_data(settings, folder, played.plan)
+    again = work(decode_order(order).order, data, make_workspace(played.plan), tmp_path)
+    assert again.update is not None
+    sent = vector_of(content, "update")
+    if mode in NOISED_AT_SITES:
+        assert not np.isclose(again.update, sent, rtol=1e-4).any()
+    else:
+        assert again.update.tobytes() == sent.tobytes()
+
+
+def numbers_of(content: RecordDict) -> np.ndarray:
+    """All numbers of a report but those of the update."""
+    fields = [v for v in content["report"].values() if isinstance(v, int | float)]
+    return np.array(fields + [x for values in content["statistics"].values() for x in values])
+
+
+def test_where_a_site_is_protected_neither_update_nor_loss_nor_length_leaves(
+    runs: dict[str, Played],
+) -> None:
+    played = runs["site"]
+    sent = played.of_phase("train")
+    assert len(sent) == len(played.clear) == len(played.losses) == 3 * ROUNDS
+    for (_, _, content), clear, loss in zip(sent, played.clear, played.losses, strict=True):
+        noise = vector_of(content, "update") - clear * min(1.0, CLIP / length(clear))
+        assert noise.std() == pytest.approx(NOISE * CLIP, rel=0.15)
+        assert abs(noise.mean()) < 4 * NOISE * CLIP / np.sqrt(noise.size)
+        assert clear.tobytes() not in wire(content)
+        for secret in (loss, length(clear)):
+            assert not np.isclose(numbers_of(content), secret, rtol=1e-9, atol=0).any()
+
+
+@pytest.mark.parametrize("mode", ["record", "patient"])
+def test_an_update_is_made_of_noised_sums_and_nothing_else(
+    runs: dict[str, Played], mode: str
+) -> None:
+    played = runs[mode]
+    for site in SITES:
+        replies = [content for name, _, content in played.of_phase("train") if name == site]
+        assert len(played.sums[site]) == STEPS * len(replies)
+        # Two rows a patient, and each patient is on one side.
+        units = replies[0]["report"]["num_examples"] / (2 if mode == "patient" else 1)
+        for number, content in enumerate(replies):
+            steps = played.sums[site][number * STEPS : (number + 1) * STEPS]
+            noise = np.concatenate([after - before for before, after in steps])
+            assert noise.std() == pytest.approx(NOISE * CLIP, rel=0.1)
+            made = -RATE * sum(after for _, after in steps) / (0.5 * units)
+            assert np.allclose(vector_of(content, "update"), made, rtol=1e-3, atol=1e-5)
+    assert not played.losses
+
+
+def test_weights_are_noised_before_they_leave_a_coordinator_that_adds_noise(
+    runs: dict[str, Played],
+) -> None:
+    first, second = (runs["centre"].of_phase("train")[n : n + 3] for n in (0, 3))
+    updates = [vector_of(content, "update") for _, _, content in first]
+    clipped = [u * min(1.0, CLIP / length(u)) for u in updates]
+    before, after = (vector_of(some[0][1], "weights") for some in (first, second))
+    noise = after - before - sum(clipped) / 3
+    assert noise.std() == pytest.approx(NOISE * CLIP / 3, rel=0.15)
+
+
+def test_another_site_gets_weights_plan_round_and_its_own_name(
+    runs: dict[str, Played], mode: str
+) -> None:
+    played = runs[mode]
+    for begin in range(0, len(played.crossed), 3):
+        orders = [content for _, content, _ in played.crossed[begin : begin + 3]]
+        common = []
+        for (site, _, _), content in zip(played.crossed[begin : begin + 3], orders, strict=True):
+            for other in set(SITES) - {site}:
+                assert other.encode() not in wire(content)
+            fields = dict(content["order"])
+            heads = {c["report"].get("ledger_head") for s, _, c in played.crossed if s == site}
+            assert fields.pop("site") == site
+            assert fields.pop("ledger_head", None) in {None, *heads}
+            vector = vector_of(content, "weights").tobytes() if "weights" in content else b""
+            common.append((fields, vector))
+        assert common[0] == common[1] == common[2]
+        for _, _, content in played.of_phase("train"):
+            assert vector_of(content, "update").tobytes() not in {vector for _, vector in common}
+
+
+def test_records_cannot_be_tried_out_on_the_hash_of_a_private_data_set(
+    runs: dict[str, Played],
+) -> None:
+    """The same data have a hash that anybody can form without [privacy], and else one a ledger."""
+    shown: dict[str, list[str]] = {}
+    for played in runs.values():
+        for site, _, content in played.of_phase("count"):
+            shown.setdefault(site, []).append(content["report"]["manifest_sha256"])
+    for site, hashes in shown.items():
+        assert len(set(hashes)) == len(MODES), "two runs with ledgers of their own gave one hash"
+        folder = runs["clear"].root / site
+        settings = read_site_settings(folder / "site.toml")
+        assert hashes[0] == load_site_data(settings, folder, plan_of("clear")).manifest_sha256
+
+
+def test_the_released_model_holds_weights_and_three_facts(
+    runs: dict[str, Played], mode: str
+) -> None:
+    played = runs[mode]
+    data = (played.folder.path / "model.safetensors").read_bytes()
+    layout = layout_of(initial_model(played.plan), played.plan.parameters)
+    last = played.of_phase("evaluate")
+    # What every site got with the closing order, and not a byte more.
+    assert from_bytes(data, layout).tobytes() == vector_of(last[0][1], "weights").tobytes()
+    assert len(data) == 8 + int.from_bytes(data[:8], "little") + 4 * layout.size
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    assert set(header) == {"__metadata__", *(t.name for t in layout.shared)}
+    assert set(header["__metadata__"]) == {"asterion"}
+    facts = json.loads(header["__metadata__"]["asterion"])
+    assert facts == {"run": "run", "round": str(ROUNDS), "plan_sha256": played.plan.sha256}
+    assert safetensors.numpy.load(data).keys() == {t.name for t in layout.shared}
+
+
+def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
+    assert set(Result.model_fields) == {
+        "schema_version", "run", "name", "kind", "task", "plan_sha256", "status", "headline",
+        "started", "finished", "carrier", "privacy", "privacy_account",
+        "privacy_audit", "versions",
+        "secure_sum", "rounds_planned", "rounds", "final_metrics", "final_model", "sites",
+        "simulation",
+    }  # fmt: skip
+    assert set(RoundResult.model_fields) == {
+        "round", "asked", "outcomes", "pooled", "sites", "seconds", "bytes_down", "bytes_up",
+        "update_norm", "clip_norm",
+    }  # fmt: skip
+    assert set(SiteOutcome.model_fields) == {
+        "outcome", "code", "stage", "num_examples", "num_test", "num_bad_files", "num_steps",
+        "train_loss", "update_norm", "clipped", "seconds", "bytes_down", "bytes_up",
+    }  # fmt: skip
+    assert set(SiteSummary.model_fields) == {
+        "name", "num_examples", "num_test", "num_bad_files", "manifest_sha256",
+    }  # fmt: skip
+    result, noised = runs[mode].result, mode in NOISED_AT_SITES
+    assert (result.privacy_account is None) == (mode == "clear")
+    assert not result.secure_sum
+    assert result.privacy_audit is None  # made in simulations
+    trained = [o for r in result.rounds[1:] for o in r.outcomes.values()]
+    assert all((o.train_loss is None) == noised for o in trained)
+    assert any(name.startswith("baseline/") for name in result.final_metrics) == (not noised)
+    told = {vector_of(c, "update").tobytes(): c for _, _, c in runs[mode].of_phase("train")}
+    lengths = sorted(length(np.frombuffer(data, "<f4")) for data in told)
+    assert sorted(o.update_norm or 0.0 for o in trained) == lengths  # of what was sent
+
+
+def test_what_a_coordinator_stores(runs: dict[str, Played], mode: str, tmp_path: Path) -> None:
+    played = runs[mode]
+    folder = played.folder.path
+    stored = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
+    asked = set() if mode == "clear" else {"asked.jsonl"}
+    assert stored == asked | {
+        "plan.json", "launch.json", "process", "server.log", "events.jsonl", "result.json",
+        "report.html", "model.safetensors", "checkpoints/round-000001.safetensors",
+        "checkpoints/round-000002.safetensors",
+    }  # fmt: skip
+    for path in (folder / name for name in stored):
+        content = path.read_bytes()
+        for _, _, reply in played.of_phase("train"):
+            assert vector_of(reply, "update")[:8].tobytes() not in content
+        assert PATIENT.encode() not in content
+    # The page and the events say the result again, and the log nothing.
+    result = played.result
+    write_report(result, tmp_path / "report.html", plan=played.plan)
+    assert (tmp_path / "report.html").read_bytes() == played.folder.report.read_bytes()
+    events = read_events(played.folder.events)
+    rounds = [event.round_result for event in events if isinstance(event, RoundFinished)]
+    assert tuple(rounds) == result.rounds
+    assert [e.result for e in events if isinstance(e, RunFinished)] == [result]
+    assert sum(isinstance(event, RunStarted) for event in events) == 1
+    assert len(events) == ROUNDS + 3
+    assert played.folder.log.read_text() == ""
+    heads = {p.name for p in (played.root / "heads").glob("*")}
+    assert heads == (set() if mode == "clear" else set(SITES))
