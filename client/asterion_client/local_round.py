@@ -158,13 +158,13 @@ def evaluate(predict: Predict, data: SiteData, plan: Plan) -> dict[str, Statisti
     """Metrics of a predictor on the site's test cases, and of the trivial baseline beside it.
 
     The baseline (all background, the site's own majority class, PCA of its own normals) is put
-    under names that start with ``baseline/``; not in a run whose sites add noise, since it learns
-    from their training cases. A site without test cases gives no statistic.
+    under names that start with ``baseline/``; not in a run whose sites add noise, or their share of
+    it, since it learns from their training cases. A site without test cases gives no statistic.
     """
     if len(data.test) == 0:
         return {}
     found = task_module(plan.task).scores(predict, data.test, plan)
-    if plan.privacy is not None and plan.privacy.noise == "site":
+    if plan.privacy is not None and plan.privacy.noise != "centre":
         return found  # the baseline learns from the training cases, without noise
     return found | _baseline_statistics(data, plan)
 

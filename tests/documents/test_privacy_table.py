@@ -7,7 +7,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"`(test_\w+)`")
 MODES = ("### No `[privacy]`", "### Record or patient", "### Site, noise at the centre",
-         "### Site, noise at the site")  # fmt: skip
+         "### Site, noise at the site", "### Secure sum")  # fmt: skip
 PARTIES = ("coordinator", "another site", "network", "holder of the model")
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Context
+from flwr.app import Context, Message, RecordDict
 
 from asterion_client.app import Desk, client_app_of
 from asterion_client.local_round import make_workspace
@@ -68,6 +68,7 @@ class Federation:
             _write_site(folder, self.made.kit(folder.name))
         self.change: Callable[[str, Order, Report], Report] = lambda _site, _order, report: report
         self.heard: list[tuple[str, Order, Report]] = []
+        self.crossed: list[tuple[RecordDict, RecordDict]] = []
         self._workers: dict[str, SiteWorker] = {}
         self.heads = LedgerHeads(root / "center" / "ledger_heads")
 
@@ -76,9 +77,16 @@ class Federation:
 
     def run(self, plan: Plan, folder: Path) -> Result:
         app = client_app_of(self._desk)
+
+        def line(message: Message, context: Context) -> Message:
+            reply = app(message, context)
+            self.crossed.append((message.content, reply.content))
+            return reply
+
         grid = InProcessGrid(
-            {n: InProcessSite(name, app, {"site": name}) for n, name in enumerate(SITES, 10)}
-        )
+            {n: InProcessSite(name, line, {"site": name})  # type: ignore[arg-type]
+             for n, name in enumerate(SITES, 10)}
+        )  # fmt: skip
         return run_rounds(
             plan, LiveCohort(grid, pause=lambda _: None, ledger_heads=self.heads), folder,
             run=plan.name,
@@ -174,6 +182,34 @@ def test_the_coordinator_hears_no_number_of_a_site(federation: Federation, tmp_p
         assert not report.statistics
         assert report.num_examples == report.num_steps == 0
         assert bool(report.sum_message) == (order.phase == "sum")
+
+
+@pytest.mark.parametrize("base", [SECURE, SHARES], ids=["clear", "shares"])
+def test_what_crosses_the_line_under_a_secure_sum(
+    federation: Federation, tmp_path: Path, base: dict[str, Any]
+) -> None:
+    """Every record and field; vectors of equal length, whatever the data."""
+    federation.run(plan_of(base), tmp_path / "run")
+    private = "privacy" in base
+    vectors: dict[tuple[int, str], set[int]] = {}
+    for order, reply in federation.crossed:
+        step = order["sum"]["step"] if "sum" in order else ""
+        assert set(reply) == {"report", "kinds", "statistics"} | ({"sum"} if step else set())
+        fields = {"format", "num_examples", "num_test", "num_bad_files", "num_steps",
+                  "manifest_sha256", "seconds"}  # fmt: skip
+        charged = private and step == "masked" and order["sum"]["of"] == "train"
+        assert set(reply["report"]) == fields | ({"ledger_head"} if charged else set())
+        assert [reply["report"][name] for name in fields if name.startswith("num_")] == [0] * 4
+        assert not reply["kinds"]
+        assert not reply["statistics"]
+        if step:
+            assert set(reply["sum"]) == {"format", "message"}
+            assert set(order["sum"]) == {
+                "format", "id", "of", "step", "sites", "size", "content",
+            }  # fmt: skip
+            place = order["order"]["round"], step
+            vectors.setdefault(place, set()).add(len(reply["sum"]["message"]) // 100)
+    assert {len(sizes) for (_, step), sizes in vectors.items() if step == "masked"} == {1}
 
 
 @pytest.mark.parametrize("at", ["keys", "shares", "masked", "agree", "unmask"])
