@@ -121,6 +121,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "privacy_note": _PRIVACY_NOTES[
             "secure sum" if result.secure_sum and result.carrier == "flower" else result.carrier
         ],
+        "secure_sum": result.secure_sum,
         "account": result.privacy_account,
         "account_rows": _account_rows(result.privacy_account),
         **audit_section(result),
@@ -194,7 +195,8 @@ def _cards(result: Result, metric: str) -> list[dict[str, str]]:
          f"baseline {number(baseline)}"),
         ("rounds", f"{len(trained)} of {result.rounds_planned}", in_time(seconds))
         if result.kind == "train" else ("time", in_time(seconds), result.kind),
-        ("sites", f"{len(result.sites):,}", f"{plural(skipped, 'file')} skipped"),
+        ("sites", f"{len(result.sites):,}", "sums alone are known" if result.secure_sum
+         else f"{plural(skipped, 'file')} skipped"),
         ("training examples", told(result, sum(s.num_examples for s in result.sites)),
          f"{num_tested(result):,} in the last sum" if result.secure_sum
          else f"{sum(s.num_test for s in result.sites):,} held out for testing"),
