@@ -18,7 +18,7 @@ import typer
 
 from asterion_client.settings import read_site_settings
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
-from asterion_shared.plan import read_plan
+from asterion_shared.plan import Plan, read_plan
 from asterion_sim.demo_sites import make_demo_sites
 from asterion_sim.virtual_cohort import site_folders
 
@@ -56,7 +56,7 @@ def run_demo(out: Path, data: Path | None, plan: Path | None, *, as_json: bool) 
     named = [word for name in sites for word in ("--site", name)]
     _run(["server", "init", str(coordinator), *here, *named])
     settings = {
-        name: _join(name, folder, coordinator, out / "sites" / name)
+        name: _join(name, folder, coordinator, out / "sites" / name, wanted)
         for name, folder in sites.items()
     }
     with (
@@ -90,13 +90,18 @@ def _empty(out: Path) -> None:
     (out / OURS).touch()
 
 
-def _join(name: str, data: Path, coordinator: Path, home: Path) -> Path:
-    """Give a site its home: settings with the connection, and the kit; the data stay in place."""
+def _join(name: str, data: Path, coordinator: Path, home: Path, plan: Plan) -> Path:
+    """Give a site its home: settings with the connection, and the kit; the data stay in place.
+
+    A site that says nothing of privacy allows what a private plan asks for: it is a rehearsal, and
+    its ledger ends with it.
+    """
     kit = coordinator / "kits" / name
     home.mkdir(parents=True)
     for file in ("ca.pem", "site.key"):
         shutil.copy(kit / file, home / file)
     (home / "site.key").chmod(0o600)
+    shutil.copytree(kit / "peers", home / "peers")
     given = read_site_settings(data / "site.toml")
     text = (data / "site.toml").read_text(encoding="utf-8")
     if given.connection is not None:
@@ -107,6 +112,9 @@ def _join(name: str, data: Path, coordinator: Path, home: Path) -> Path:
     at = lines.index("[data]") + 1
     lines.insert(at, f'folder = "{os.path.relpath(folder, home.resolve())}"')
     lines += ["", (kit / "connection.toml").read_text(encoding="utf-8")]
+    if plan.privacy is not None and given.privacy is None:
+        allowed = f"epsilon_limit = {plan.privacy.epsilon_limit}\ndelta = {plan.privacy.delta}\n"
+        lines += ["[privacy]", allowed]
     (home / "site.toml").write_text("\n".join(lines), encoding="utf-8")
     return home / "site.toml"
 
