@@ -98,12 +98,18 @@ class Curve(Settings):
     points: tuple[CurvePoint, ...]
 
 
-def over_seeds(values: Sequence[float | None]) -> Estimate:
+def over_seeds(values: Sequence[float | None], *, in_unit: bool = False) -> Estimate:
     """The mean and its 95 % interval by Student's t; no interval from fewer than two values.
+
+    Args:
+        values: by seed; None is left out.
+        in_unit: they lie in [0, 1], to which the interval is cut.
 
     >>> found = over_seeds([0.8, 0.9, 1.0])
     >>> round(found.value, 6), round(found.low, 4), round(found.high, 4)
     (0.9, 0.6516, 1.1484)
+    >>> over_seeds([0.8, 0.9, 1.0], in_unit=True).high
+    1.0
     """
     known = [value for value in values if value is not None]
     if not known:
@@ -113,7 +119,10 @@ def over_seeds(values: Sequence[float | None]) -> Estimate:
         return Estimate(value=mean)
     quantile = float(student_t.ppf(0.5 + CONFIDENCE / 2, len(known) - 1))
     half = quantile * float(np.std(known, ddof=1)) / math.sqrt(len(known))
-    return Estimate(value=mean, low=mean - half, high=mean + half)
+    low, high = mean - half, mean + half
+    return Estimate(
+        value=mean, low=max(0.0, low) if in_unit else low, high=min(1.0, high) if in_unit else high
+    )
 
 
 def verdict_of(headline: Estimate, values: Sequence[float | None], bar: float) -> Verdict:

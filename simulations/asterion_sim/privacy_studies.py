@@ -58,7 +58,13 @@ class PrivacyStudy:
 
 
 PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
-    PrivacyStudy(name="chest_record", plan="chest_record", study="chest", placements=("record",)),
+    PrivacyStudy(
+        name="chest_record",
+        plan="chest_record",
+        study="chest",
+        placements=("record",),
+        seeds=3,
+    ),
     PrivacyStudy(
         name="chest_site",
         plan="chest_site",
@@ -79,7 +85,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="chest_thousand",
         split=IID,
         placements=("shares",),
-        epsilons=(2.0, 8.0, 16.0),
+        epsilons=(2.0, 8.0),
         seeds=3,
         wish=VECTORISED,
     ),
@@ -88,6 +94,8 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="chest_thousand",
         split=DIRICHLET,
         placements=("centre",),
+        epsilons=(2.0, 8.0),
+        seeds=3,
         wish=VECTORISED,
     ),
     PrivacyStudy(
@@ -95,7 +103,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="chest_thousand",
         split=IID,
         placements=("site",),
-        epsilons=(2.0, 8.0, 16.0),
+        epsilons=(8.0,),
         seeds=3,
     ),
     PrivacyStudy(
@@ -103,7 +111,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="hippocampus_record",
         study="hippocampus",
         placements=("record",),
-        epsilons=(2.0, 8.0, 32.0),
+        epsilons=(8.0, 32.0),
         seeds=3,
     ),
     PrivacyStudy(
@@ -111,7 +119,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="hippocampus_site",
         study="hippocampus",
         placements=("centre", "shares", "site"),
-        epsilons=(2.0, 8.0, 32.0),
+        epsilons=(8.0,),
         seeds=3,
     ),
 )

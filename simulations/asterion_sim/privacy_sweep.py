@@ -294,7 +294,7 @@ def _point(
     without: Sequence[float] | None,
 ) -> CurvePoint:
     values = tuple(result.final_metrics.get(metric) for result in results)
-    headline = over_seeds(values)
+    headline = over_seeds(values, in_unit=True)
     ends = bounds_95(results[0].final_metrics, metric) if len(results) == 1 else None
     if ends is not None:
         headline = Estimate(value=headline.value, low=ends[0], high=ends[1])
