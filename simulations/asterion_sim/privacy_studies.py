@@ -63,7 +63,6 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         plan="chest_record",
         study="chest",
         placements=("record",),
-        seeds=3,
     ),
     PrivacyStudy(
         name="chest_site",
@@ -71,7 +70,6 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         study="chest",
         placements=("centre", "shares", "site"),
         epsilons=(2.0, 8.0, 16.0),
-        seeds=3,
     ),
     PrivacyStudy(
         name="chest_thousand_iid",
@@ -104,7 +102,7 @@ PRIVACY_STUDIES: tuple[PrivacyStudy, ...] = (
         split=IID,
         placements=("site",),
         epsilons=(8.0,),
-        seeds=3,
+        seeds=1,
     ),
     PrivacyStudy(
         name="hippocampus_record",
