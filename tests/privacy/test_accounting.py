@@ -4,6 +4,7 @@ import math
 import subprocess
 import sys
 import time
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -245,6 +246,16 @@ def test_rounding_swallows_a_delta_that_is_too_small():
     outcome = spent([gaussian(1.0, 0.01, 10_000)], 1e-12)
     assert outcome.accountant == "rdp"
     assert math.isfinite(outcome.epsilon)
+
+
+def test_hardly_any_noise_takes_no_gigabytes() -> None:
+    hopeless = spent([gaussian(0.001, 0.5, 1000)], 1e-5)
+    assert (hopeless.accountant, hopeless.pld_epsilon) == ("rdp", None)
+    assert hopeless.epsilon == hopeless.rdp_epsilon > 1e8
+    tracemalloc.start()
+    assert steps_within(1e9, 1e-5, gaussian(0.001, 0.5)) > 100
+    assert tracemalloc.get_traced_memory()[1] < 200e6
+    tracemalloc.stop()
 
 
 noises = st.floats(0.6, 10.0)

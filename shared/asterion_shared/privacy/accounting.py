@@ -75,6 +75,9 @@ ROUNDING = 1e-14
 """Added to each Renyi divergence of a sampled step, which may be as small as its rounding error:
 that of logarithms of binomial coefficients up to 1024 over the order."""
 
+HOPELESS_EPSILON = 1e5
+"""Renyi figure beyond which no privacy loss distribution is formed."""
+
 HARDLY = 0.99
 """Chance of a right guess beyond which a guarantee is said to protect hardly at all."""
 
@@ -89,7 +92,8 @@ class Spent:
         accountant: whose figure ``epsilon`` is.
         relation: of all charges; None when there was no charge.
         rdp_epsilon: by Renyi divergences.
-        pld_epsilon: by privacy loss distributions; None where these have no proof for a charge.
+        pld_epsilon: by privacy loss distributions; None where these have no proof for a charge, or
+            were not worth their memory.
     """
 
     epsilon: float
@@ -154,6 +158,9 @@ def pld_epsilon(charges: Iterable[Charge], delta: float) -> float:
 def spent(charges: Iterable[Charge], delta: float) -> Spent:
     """Epsilon of the charges together: the smaller figure among the proofs that cover them all.
 
+    Above :data:`HOPELESS_EPSILON` the Renyi figure stands alone: a privacy loss distribution would
+    take gigabytes there and protect nobody.
+
     Args:
         charges: of one relation, in any order; none gives epsilon 0.
         delta: in (0, 1).
@@ -164,7 +171,8 @@ def spent(charges: Iterable[Charge], delta: float) -> Spent:
     merged = _merged(charges)
     by_rdp = _rdp_epsilon(merged, delta)
     gaussian = all(isinstance(charge, GaussianCharge) for charge in merged)
-    by_pld = _pld_epsilon(merged, delta) if gaussian else None
+    hopeless = HOPELESS_EPSILON < by_rdp < math.inf
+    by_pld = _pld_epsilon(merged, delta) if gaussian and not hopeless else None
     figures: list[tuple[float, Accountant]] = [(by_rdp, "rdp")]
     if by_pld is not None:
         figures.append((by_pld, "pld"))
