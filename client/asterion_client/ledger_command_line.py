@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from asterion_shared.errors import LedgerStoppedError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -88,7 +90,7 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
         upto = "up to there " if problems else ""
         print(f"the ledger {words}; {upto}{head.count:,} entries, head {head.sha256}")
     if problems:
-        raise typer.Exit(11)
+        raise typer.Exit(LedgerStoppedError.exit_code)
 
 
 def _site(folder: Path) -> "tuple[SiteSettings, Path]":
