@@ -31,7 +31,7 @@ from asterion_shared.privacy.secure_sum_messages import (
     ToCentre,
 )
 from asterion_shared.privacy.secure_sum_site import FORGED, OUT_OF_STEP, TWO_SETS, SiteSum
-from asterion_shared.privacy.summed_vector import BITS, SummedVector, Words
+from asterion_shared.privacy.summed_vector import BITS, SummedVector, Words, order_sha256
 
 
 class SecureRounds:
@@ -80,7 +80,7 @@ class SecureRounds:
         size = 0 if report.update is None else report.update.size
         vector = SummedVector(order.plan, size, order.round)
         if step.step == "keys":
-            self._begin(order, step, vector)
+            self._begin(held_for, step, vector)
         if self._sum is None or self._instance is None or step.id != self._instance.id:
             msg = f"step {step.step!r} of a sum that this site has not begun (was it restarted?)"
             raise OrderRefusedError(msg, code=OUT_OF_STEP)
@@ -122,7 +122,7 @@ class SecureRounds:
         try:
             self._instance = Instance(
                 run=order.run, id=step.id, round=order.round, sites=step.sites, bits=BITS,
-                sharing=vector.sharing, length=vector.length,
+                sharing=vector.sharing, length=vector.length, order_sha256=order_sha256(order),
             )  # fmt: skip
         except UserInputError as error:
             raise OrderRefusedError(str(error), code=FORGED) from None

@@ -26,7 +26,7 @@ from asterion_shared.privacy.secure_sum_messages import (
     ToSite,
     Unmasking,
 )
-from asterion_shared.privacy.summed_vector import BITS, Summed, SummedVector, Words
+from asterion_shared.privacy.summed_vector import BITS, Summed, SummedVector, Words, order_sha256
 
 Ask = Callable[[Order, Sequence[str]], Iterator[Answer]]
 """Sends an order; yields one answer for each site."""
@@ -105,6 +105,7 @@ class _Exchange:
             sharing=self._form.sharing,
             bits=BITS,
             length=self._form.length,
+            order_sha256=order_sha256(order),
         )
         self._centre = CentreSum(self._instance, verify=verify)
 

@@ -46,7 +46,7 @@ def measure(num_sites: int, num_numbers: int, bits: int = 32) -> dict[str, float
     sites = tuple(f"site{i:03}" for i in range(num_sites))
     instance = Instance(
         run="bench", id=f"bench/{num_sites}/{num_numbers}", round=1, sites=sites,
-        sharing=sharing, bits=bits, length=num_numbers,
+        sharing=sharing, bits=bits, length=num_numbers, order_sha256="",
     )  # fmt: skip
     fixed = choose_fixed_point(largest=1.0, num_summands=num_sites)
     update = np.random.default_rng(0).uniform(-1, 1, num_numbers).astype(np.float32)

@@ -27,6 +27,7 @@ from asterion_shared.errors import (
     PlanMismatchError,
     QuorumLostError,
 )
+from asterion_shared.flower_messages import decode_order, vector_record
 from asterion_shared.messages import Order, Report
 from asterion_shared.parameters import from_bytes
 from asterion_shared.plan import Plan
@@ -69,6 +70,7 @@ class Federation:
         self.change: Callable[[str, Order, Report], Report] = lambda _site, _order, report: report
         self.heard: list[tuple[str, Order, Report]] = []
         self.crossed: list[tuple[RecordDict, RecordDict]] = []
+        self.meddle: Callable[[str, RecordDict], None] = lambda _site, _order: None
         self._workers: dict[str, SiteWorker] = {}
         self.heads = LedgerHeads(root / "center" / "ledger_heads")
 
@@ -79,6 +81,7 @@ class Federation:
         app = client_app_of(self._desk)
 
         def line(message: Message, context: Context) -> Message:
+            self.meddle(str(context.node_config["site"]), message.content)
             reply = app(message, context)
             self.crossed.append((message.content, reply.content))
             return reply
@@ -222,6 +225,30 @@ def test_one_site_may_be_lost_at_any_step(federation: Federation, tmp_path: Path
     cases = result.rounds[1].pooled["num_cases"]
     assert cases is not None
     assert cases > 0
+
+
+@pytest.mark.parametrize("what", ["plan", "weights"])
+def test_a_site_that_was_asked_for_something_else_is_in_no_sum_with_the_others(
+    federation: Federation, tmp_path: Path, what: str
+) -> None:
+    """Less noise at one site would break the others' claim; other weights would betray it."""
+    quieter = plan_of(SHARES, privacy=SHARES["privacy"] | {"noise_multiplier": 1.9})
+
+    def meddle(site: str, order: RecordDict) -> None:
+        if site == "south" and what == "plan":
+            order["order"]["plan"] = quieter.canonical()
+        elif site == "south" and order["order"]["phase"] == "train":
+            zeros = np.zeros_like(decode_order(order).order.weights)  # type: ignore[arg-type]
+            order["weights"] = vector_record(zeros + np.float32(0.5))
+
+    federation.meddle = meddle
+    plan = plan_of(SHARES, rounds=SECURE["rounds"] | {"count": 1})
+    result = federation.run(plan, tmp_path / "run")
+    assert result.rounds[1].missing == {"south": "report_rejected"}
+    steps = [order["sum"]["step"] for order, _ in federation.crossed
+             if "sum" in order and order["order"]["site"] == "south"
+             and order["order"]["round"] == 1]  # fmt: skip
+    assert steps == ["keys"]
 
 
 def test_two_lost_sites_end_the_round_and_a_relaunch_goes_on(

@@ -39,7 +39,7 @@ def instance_of(
     sharing = sharing or choose_sharing(num_sites, max_colluders=1, max_dropouts=0)
     return Instance(
         run="run", id=id_, round=3, sites=tuple(f"s{i:02}" for i in range(sharing.num_sites)),
-        sharing=sharing, bits=bits, length=length,
+        sharing=sharing, bits=bits, length=length, order_sha256="",
     )  # fmt: skip
 
 

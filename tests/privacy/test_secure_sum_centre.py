@@ -234,7 +234,7 @@ def test_every_field_changes_the_instance() -> None:
     changes: list[dict[str, object]] = [
         {"run": "other"}, {"id": "other"}, {"round": 4}, {"bits": 33}, {"length": 5},
         {"sharing": fewer}, {"sites": ("s00", "s01", "s02", "s03", "s05")},
-        {"run": "ru", "id": "none"},
+        {"run": "ru", "id": "none"}, {"order_sha256": "other"},
     ]  # fmt: skip
     digests = {replace(base, **change).digest for change in changes}
     assert len(digests | {base.digest}) == len(changes) + 1

@@ -20,8 +20,9 @@ def instance_of(
     sharing = choose_sharing(num_sites, max_colluders=colluders, max_dropouts=dropouts)
     sites = tuple(f"site{i:03}" for i in range(num_sites))
     return Instance(
-        run="run", id="run/1/1", round=1, sites=sites, sharing=sharing, bits=bits, length=length
-    )
+        run="run", id="run/1/1", round=1, sites=sites, sharing=sharing, bits=bits, length=length,
+        order_sha256="",
+    )  # fmt: skip
 
 
 def vectors_of(instance: Instance, seed: int = 0) -> dict[str, Words]:

@@ -52,6 +52,10 @@ class Instance:
         sharing: the thresholds, from the plan.
         bits: the sum is taken modulo 2^bits, 8 to 64.
         length: numbers in the vector, 1 to 2^32.
+        order_sha256: hash of the order that the vectors answer, its plan and weights included, 64
+            hex digits. Sites that were asked for something else (less noise, or weights that make
+            an update known beforehand: Pasquini, Francati and Ateniese, CCS 2022) refuse each
+            other's signatures.
     """
 
     run: str
@@ -61,6 +65,7 @@ class Instance:
     sharing: Sharing
     bits: int
     length: int
+    order_sha256: str
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.id) <= 200 or self.round < 0:
@@ -98,7 +103,8 @@ def _digest(instance: Instance) -> bytes:
         sharing.max_dropouts, sharing.neighbours, sharing.share_threshold, sharing.min_survivors,
         sharing.window_survivors,
     )  # fmt: skip
-    texts = (instance.run, instance.id, *map(str, numbers), *instance.sites)
+    names = instance.run, instance.id, instance.order_sha256
+    texts = (*names, *map(str, numbers), *instance.sites)
     return hash_of("instance", *(text.encode() for text in texts))
 
 
