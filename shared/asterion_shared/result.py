@@ -4,7 +4,6 @@ The metrics of a round are those of the global model *after* that round, measure
 receive it (at the next order, or at the closing evaluation). Round 0 is the initial model.
 """
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -18,7 +17,7 @@ from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.privacy.account import NOTHING_CLAIMED, PrivacyAccount
 from asterion_shared.privacy.audited import PrivacyAudit
-from asterion_shared.settings_files import Rule, Settings, rule, validate
+from asterion_shared.settings_files import Rule, Settings, read_versioned_json, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
 MOST_NAMED_SITES = 5
@@ -405,17 +404,8 @@ def read_result(path: Path) -> Result:
         FileProblemError: the file is missing, is not JSON, is of another schema version, or
             breaks the schema (the first problems are named).
     """
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
-    except ValueError as error:
-        fix = "write it again by starting the run again"
-        raise FileProblemError(path, f"is not JSON ({error})", fix) from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        what = f"has schema_version {version!r}; this program reads version {SCHEMA_VERSION}"
-        raise FileProblemError(path, what, "use the version of asterion that wrote it")
+    again = "write it again by starting the run again"
+    values = read_versioned_json(path, SCHEMA_VERSION, again)
     try:
         return validate(Result, values, str(path))
     except SettingsError as error:

@@ -1,5 +1,6 @@
 """Settings at the edge: TOML in, frozen validated values out, every problem named at once."""
 
+import json
 import tomllib
 import types
 from collections.abc import Callable, Iterator
@@ -76,6 +77,30 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise FileProblemError(path, "is not text in UTF-8", "save it as UTF-8") from None
     except tomllib.TOMLDecodeError as error:
         raise FileProblemError(path, f"is not TOML: {error}", "mend that line") from None
+
+
+def read_versioned_json(path: Path, version: int, again: str) -> dict[str, Any]:
+    """Read a JSON file that this program wrote, if it is of the version that it writes now.
+
+    Args:
+        path: the file.
+        version: what its ``schema_version`` must be.
+        again: what to do about a file that is broken.
+
+    Raises:
+        FileProblemError: the file is missing, not JSON, or of another schema version.
+    """
+    try:
+        values: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
+    except ValueError as error:
+        raise FileProblemError(path, f"is not JSON ({error})", again) from None
+    found = values.get("schema_version") if isinstance(values, dict) else None
+    if found != version:
+        what = f"has schema_version {found!r}; this program reads version {version}"
+        raise FileProblemError(path, what, "use the version of asterion that wrote it")
+    return dict(values)
 
 
 def validate(model: type[AnySettings], values: dict[str, Any], source: str) -> AnySettings:

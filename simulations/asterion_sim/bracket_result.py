@@ -9,10 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from asterion_shared.errors import FileProblemError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
-from asterion_shared.settings_files import Rule, Settings, rule, validate
+from asterion_shared.settings_files import Rule, Settings, read_versioned_json, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
 
@@ -183,17 +182,8 @@ def read_bracket(path: Path) -> Bracket:
         FileProblemError: missing, not JSON, or of another schema version.
         SettingsError: it breaks the schema.
     """
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
-    except ValueError as error:
-        fix = "run the bracket again; what is finished is not repeated"
-        raise FileProblemError(path, f"is not JSON ({error})", fix) from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        what = f"has schema_version {version!r}; this program reads version {SCHEMA_VERSION}"
-        raise FileProblemError(path, what, "use the version of asterion that wrote it")
+    again = "run the bracket again; what is finished is not repeated"
+    values = read_versioned_json(path, SCHEMA_VERSION, again)
     return validate(Bracket, values, str(path))
 
 

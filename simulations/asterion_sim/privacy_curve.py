@@ -4,16 +4,15 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import Field
 from scipy.stats import t as student_t
 
-from asterion_shared.errors import FileProblemError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
-from asterion_shared.settings_files import Positive, Settings, validate
+from asterion_shared.settings_files import Positive, Settings, read_versioned_json, validate
 
 SCHEMA_VERSION: Literal[1] = 1
 CONFIDENCE = 0.95
@@ -156,15 +155,6 @@ def read_curve(path: Path) -> Curve:
         FileProblemError: missing, not JSON, or of another schema version.
         SettingsError: it breaks the schema.
     """
-    try:
-        values: Any = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
-    except ValueError as error:
-        fix = "run the sweep again; what is finished is not repeated"
-        raise FileProblemError(path, f"is not JSON ({error})", fix) from None
-    version = values.get("schema_version") if isinstance(values, dict) else None
-    if version != SCHEMA_VERSION:
-        what = f"has schema_version {version!r}; this program reads version {SCHEMA_VERSION}"
-        raise FileProblemError(path, what, "use the version of asterion that wrote it")
+    again = "run the sweep again; what is finished is not repeated"
+    values = read_versioned_json(path, SCHEMA_VERSION, again)
     return validate(Curve, values, str(path))

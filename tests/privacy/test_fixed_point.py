@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asterion_shared.errors import OrderRefusedError, UserInputError
-from asterion_shared.privacy.fixed_point import FixedPoint, WeightedSum, choose_fixed_point
+from asterion_shared.privacy.fixed_point import FixedPoint, choose_fixed_point
 
 
 def grid(bits: int = 32, largest: float = 8.0, num_summands: int = 10) -> FixedPoint:
@@ -97,37 +97,6 @@ def test_what_fits_no_grid_is_refused() -> None:
         choose_fixed_point(largest=1.0, num_summands=0)
 
 
-def test_the_centre_gets_the_weighted_mean_from_sums_alone() -> None:
-    rng = np.random.default_rng(0)
-    weights, counts = [3.0, 140.0, 0.0, 57.0], rng.integers(0, 100, (4, 2)).astype(float)
-    updates = rng.normal(0, 0.1, (4, 1000)).astype(np.float32)
-    form = WeightedSum(
-        update=choose_fixed_point(largest=140.0, num_summands=4, steps=1 << 24),
-        tail=FixedPoint(bits=32, step=1.0, largest=200.0, num_summands=4),
-        size=1000, tail_size=2,
-    )  # fmt: skip
-    assert form.length == 1003
-    total = np.zeros(form.length, np.uint32)
-    for update, weight, tail in zip(updates, weights, counts, strict=True):
-        total += form.encode(update, weight, tail)
-    weighted, weight, tails = form.decode(total)
-    assert weight == 200.0
-    assert tails.tolist() == counts.sum(0).tolist()
-    wanted = np.average(updates.astype(np.float64), axis=0, weights=weights)
-    assert np.abs(weighted / weight - wanted).max() <= 2 * form.update.step / 200
-
-
 def test_a_weighted_update_beyond_the_range_names_the_product() -> None:
-    fixed = grid(largest=4.0)
-    form = WeightedSum(update=fixed, tail=fixed, size=2)
     with pytest.raises(OrderRefusedError, match="magnitude is 6,"):
-        form.encode(np.array([2.0, -1.0]), 3.0)
-    with pytest.raises(OrderRefusedError, match="magnitude is 5,"):
-        form.encode(np.zeros(2), 5.0)
-    for update, weight, tail in [
-        (np.zeros(3), 1.0, None), (np.zeros(2), -1.0, None), (np.zeros(2), 1.0, np.ones(1)),
-    ]:  # fmt: skip
-        with pytest.raises(OrderRefusedError, match="expected"):
-            form.encode(update, weight, tail)
-    with pytest.raises(UserInputError, match="take one"):
-        WeightedSum(update=fixed, tail=grid(bits=64), size=2)
+        grid(largest=4.0).encode(np.array([2.0, -1.0]), 3.0)

@@ -1,7 +1,6 @@
 """Real numbers as integers modulo 2^bits and back, with a range that is checked and never cut.
 
-A site multiplies its update by its weight and appends the weight, and any counts, as a tail; the
-centre learns the sums alone and divides. Zero is 0, a negative number is 2^bits less its size.
+Zero is 0, a negative number is 2^bits less its size.
 """
 
 import math
@@ -125,66 +124,3 @@ def choose_fixed_point(*, largest: float, num_summands: int, steps: int = 1 << 2
             )
     msg = f"{num_summands} summands of {steps} steps do not fit 64 bits; take fewer of either"
     raise UserInputError(msg)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WeightedSum:
-    """How a weighted update and what is counted with it stand in one vector.
-
-    Attributes:
-        update: grid of the update times its weight.
-        tail: grid of the weight and of the counts after it; as many bits and summands.
-        size: numbers in the update, >= 0.
-        tail_size: counts after the weight, >= 0.
-    """
-
-    update: FixedPoint
-    tail: FixedPoint
-    size: int
-    tail_size: int = 0
-
-    def __post_init__(self) -> None:
-        if self.update.bits != self.tail.bits:
-            msg = f"the update has {self.update.bits} bits, the tail {self.tail.bits}; take one"
-            raise UserInputError(msg)
-
-    @property
-    def length(self) -> int:
-        """Numbers in the vector that is summed."""
-        return self.size + 1 + self.tail_size
-
-    def encode(
-        self,
-        update: npt.NDArray[np.floating],
-        weight: float,
-        tail: npt.NDArray[np.floating] | None = None,
-    ) -> Words:
-        """One site's vector, ``(length,)``: weight times update, weight, tail.
-
-        Args:
-            update: ``(size,)``.
-            weight: >= 0.
-            tail: ``(tail_size,)``; None when there is none.
-
-        Raises:
-            OrderRefusedError: a shape is another, the weight is negative, or a number is not finite
-                or outside its grid's range.
-        """
-        extra = np.zeros(0) if tail is None else tail
-        if update.shape != (self.size,) or extra.shape != (self.tail_size,) or not weight >= 0:
-            msg = (
-                f"update {update.shape}, tail {extra.shape}, weight {weight}; expected "
-                f"({self.size},), ({self.tail_size},) and a weight of 0 or more"
-            )
-            raise OrderRefusedError(msg, code=OUT_OF_RANGE)
-        coded = np.empty(self.length, word_type(self.update.bits))
-        coded[: self.size] = self.update.encode(update, weight)
-        coded[self.size :] = self.tail.encode(np.concatenate([[weight], extra]))
-        return coded
-
-    def decode(
-        self, total: Words
-    ) -> tuple[npt.NDArray[np.float64], float, npt.NDArray[np.float64]]:
-        """Sums of weighted updates ``(size,)``, of weights, and of tails ``(tail_size,)``."""
-        tail = self.tail.decode(total[self.size :])
-        return self.update.decode(total[: self.size]), float(tail[0]), tail[1:]
