@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private
+.PHONY: proto demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -32,6 +32,10 @@ check: $(INSTALLED)  ## format, lint, types by two checkers, import contracts
 format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+proto: $(INSTALLED)  ## the link's messages from their .proto
+	cd shared && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --pyi_out=. \
+	    --grpc_python_out=. asterion_shared/link/link.proto
 
 studies: $(INSTALLED)  ## the table of the README, on the data in $$ASTERION_DATA
 	$(BIN)/asterion studies --out runs/studies

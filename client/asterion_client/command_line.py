@@ -33,6 +33,35 @@ def start(
 
 
 @app.command()
+def status(
+    site_toml: SiteToml,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="end with code 32 when the site is not well")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Say whether the site runs, is connected, and what it is doing."""
+    from dataclasses import asdict
+
+    from asterion_client.settings import read_site_settings
+    from asterion_client.site_standing import problem_of, read_status
+    from asterion_shared.errors import UnreachableError
+
+    settings = read_site_settings(site_toml)
+    state = site_toml.resolve().parent / settings.state_folder
+    silent = settings.connection.silent_minutes if settings.connection is not None else 10.0
+    problem, found = problem_of(state, silent), read_status(state)
+    if as_json:
+        print(json.dumps(asdict(found) | {"problem": problem}))
+    else:
+        doing = found.working or "waits for orders"
+        stands = f"connected, {doing}" if found.connected else "not connected"
+        print(f"site {found.site}: {problem or stands}")
+    if problem and exit_code:
+        raise typer.Exit(UnreachableError.exit_code)
+
+
+@app.command()
 def check(
     site_toml: SiteToml,
     plan: Annotated[
@@ -80,6 +109,7 @@ def new(
             "address": "coordinator.example.org:8000",
             "root_certificate": "ca.pem",
             "private_key": "site.key",
+            "certificate": "site.pem",
         },
     }
     print(settings_to_toml(validate(SiteSettings, values, "site new")), end="")

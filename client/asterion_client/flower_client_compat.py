@@ -16,7 +16,7 @@ from threading import Timer
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_ssh_private_key
-from flwr.app import Context, Message
+from flwr.app import Context, Message, RecordDict
 from flwr.common.constant import SubStatus
 from flwr.proto.fleet_pb2 import DeactivateNodeRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
@@ -30,6 +30,7 @@ from flwr.supercore.interceptors import (
 )
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import (
@@ -116,6 +117,19 @@ class TaskSource:
             if heartbeat.is_running:
                 heartbeat.stop()
             client.close()
+
+
+def order_message(content: RecordDict, message_type: str, submission: int, round_: int) -> Message:
+    """A message as the app takes it, from an order that another carrier brought.
+
+    Args:
+        content: the order's records.
+        message_type: of the message.
+        submission: which process of the coordinator's posted it, as Flower's run number says.
+        round_: of the run.
+    """
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = submission, 1, 1
+    return Message(content, 1, message_type, group_id=str(round_))
 
 
 @contextmanager

@@ -15,9 +15,9 @@ from threading import Event
 import httpx
 
 from asterion_client.app import SITE_VARIABLE, app
-from asterion_client.daemon import READY
 from asterion_client.egress import LOG, describe
 from asterion_client.flower_client_compat import TaskSource
+from asterion_client.flower_daemon import READY
 from asterion_client.settings import read_site_settings
 from asterion_shared.child_process import watch_parent
 

@@ -5,9 +5,11 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from asterion_shared.carrier import Carrier
 from asterion_shared.plan import Label, Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
+_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -64,6 +66,31 @@ class ConnectionSettings(Settings):
 
     private_key: str
     """The site's own private key (mode 0600), relative to ``site.toml``; it never leaves."""
+
+    certificate: str | None = None
+    """PEM file of the site's own certificate, relative to ``site.toml``; the link needs it."""
+
+    carrier: Carrier = "link"
+    """What carries the messages: Asterion's own link, or stock Flower. It must be the
+    coordinator's."""
+
+    proxy: str | None = None
+    """``http://host:port`` of an HTTP proxy on the way (CONNECT); absent: as the environment's
+    ``https_proxy`` says. The link only."""
+
+    most_bytes_per_second: Annotated[int, Field(ge=10_000)] | None = None
+    """Fastest that the site moves chunks, both ways together; absent: no cap. The link only."""
+
+    hours: tuple[Annotated[str, Field(pattern=_HOURS)], ...] = ()
+    """When chunks may move, local time, such as ``["19:00-07:00"]``; empty: at any time. The link
+    only."""
+
+    silent_minutes: Annotated[float, Field(gt=0, le=10_080)] = 10.0
+    """After so long without a handshake the site calls itself disconnected: in its status, at its
+    health address and, when asked, by its exit code."""
+
+    health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port on 127.0.0.1 where ``/health`` says how the site stands; absent: none."""
 
     peers: str | None = None
     """Folder with the public key of every site, ``NAME.pem``, relative to ``site.toml``; needed

@@ -20,8 +20,10 @@ from asterion_client.privacy_release import (
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
+from asterion_client.stored_reports import StoredReports
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import Order, Report
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
@@ -73,16 +75,31 @@ class SiteWorker:
         if order.phase == "count":
             counted = count_examples(data)
             return counted if order.plan.secure_sum is None else counted.bare()
+        report = self._worked(order, data)
+        if order.plan.secure_sum is not None:
+            return self._secure.hold(order, report)
+        if report.update is not None:
+            self._charge(order, data, report.update)
+            reached("S5")
+        return report
+
+    def _worked(self, order: Order, data: SiteData) -> Report:
+        """The report to a train or evaluate order: the stored one, or a new one once stored."""
+        stored = StoredReports(self.settings, self.folder, order.run)
+        found = stored.find(order)
+        if found is not None:
+            return found
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         report = work(order, data, workspace, folder)
-        if order.plan.secure_sum is None and report.update is not None:
-            self._charge(order, data, report.update)
+        reached("S3")
         remember(folder, order, report)
         if order.phase == "evaluate":
             # The model still has the weights of the order, so the pictures show what was scored.
             predict = model_predictor(workspace.model, order.plan, workspace.device)
             report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
-        return report if order.plan.secure_sum is None else self._secure.hold(order, report)
+        stored.store(order, report)
+        reached("S4")
+        return report
 
     def _charge(self, order: Order, data: SiteData, payload: Vector | Words) -> None:
         """Charge what is about to leave; the report that it leaves with tells the ledger's head."""

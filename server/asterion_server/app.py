@@ -19,6 +19,7 @@ from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
+from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, UserInputError
 from asterion_shared.events import Event, RunFinished, append_event
 from asterion_shared.plan import Plan
@@ -45,22 +46,29 @@ def main(grid: Grid, context: Context) -> None:
     conduct(grid, RunFolder(coordinator / "runs" / name), LedgerHeads(coordinator / FOLDER))
 
 
-def conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None = None) -> Result:
+def conduct(
+    grid: Grid,
+    folder: RunFolder,
+    heads: LedgerHeads | None = None,
+    *,
+    carrier: Carrier = "flower",
+) -> Result:
     """Carry out the plan in a run's folder over a grid; whatever ends it is written there.
 
     Args:
         grid: where the sites are.
         folder: the run's.
         heads: of the sites' privacy ledgers, over all runs; None: they are not remembered.
+        carrier: what the grid is, for the result.
 
     Raises:
         AsterionError: the run ended early; ``problem.json`` says why.
     """
     with _log_to(folder.log):
-        return _conduct(grid, folder, heads)
+        return _conduct(grid, folder, heads, carrier)
 
 
-def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None) -> Result:
+def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None, carrier: Carrier) -> Result:
     try:
         folder.write_process()
         launch = folder.read_launch()
@@ -76,7 +84,7 @@ def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None) -> Result
             folder.path,
             run=folder.path.name,
             expected_sites=launch.sites,
-            carrier="flower",
+            carrier=carrier,
             emit=lambda event: _tell(folder, plan, event),
             plan_folder=Path(launch.plan_folder),
             verify=elliptic_verifier(public_keys(folder.path.parent.parent)),

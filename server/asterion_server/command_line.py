@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from asterion_shared.carrier import Carrier
+
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
@@ -25,11 +27,12 @@ def init(
     listen: Annotated[
         str, typer.Option(help="address to listen on; 127.0.0.1 for this machine alone")
     ] = "0.0.0.0",  # noqa: S104  # sites come from other machines
+    carrier: Annotated[Carrier, typer.Option(help="Asterion's own link, or stock Flower")] = "link",
 ) -> None:
     """Make keys and certificates, and a kit for each site; run it again to add sites."""
     from asterion_server.keys import provision
 
-    made = provision(folder, host, site, port=port, listen=listen)
+    made = provision(folder, host, site, port=port, listen=listen, carrier=carrier)
     print(f"{folder}: a coordinator for {', '.join(made.settings.hosts)}, port {port}")
     for name in made.settings.sites:
         print(f"give {made.kit(name)} to site {name}")
@@ -41,12 +44,12 @@ def start(folder: Folder = DEFAULT) -> None:
     import signal
     from threading import Event
 
+    from asterion_server.coordinator import coordinator_of
     from asterion_server.keys import open_provisioned
-    from asterion_server.superlink import Coordinator
 
     made = open_provisioned(folder)
     stop_asked = Event()
-    with Coordinator(made) as coordinator:
+    with coordinator_of(made) as coordinator:
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: stop_asked.set())
         where = f"{made.settings.listen}:{made.settings.port}"
@@ -99,12 +102,13 @@ def launch(
 def status(folder: FolderOption = DEFAULT, as_json: AsJson = False) -> None:
     """Show which sites are connected and how the runs stand."""
     from asterion_server.keys import open_provisioned
-    from asterion_server.launch import control_of, run_states
+    from asterion_server.launch import run_states
+    from asterion_server.run_queue import queue_of
 
     made = open_provisioned(folder)
-    with control_of(made) as control:
-        online = {node.name for node in control.nodes() if node.online}
-        runs = run_states(made, control)
+    with queue_of(made) as queue:
+        online = queue.connected()
+        runs = run_states(made, queue)
     sites = {name: name in online for name in made.settings.sites}
     if as_json:
         print(json.dumps({"sites": sites, "runs": {run.name: run.status for run in runs}}))
@@ -113,6 +117,20 @@ def status(folder: FolderOption = DEFAULT, as_json: AsJson = False) -> None:
         print(f"site {name}: {'connected' if here else 'not connected'}")
     for run in runs:
         print(f"run {run.name}: {run.status.replace('_', ' ')}")
+
+
+@app.command()
+def resume(
+    run: Annotated[str, typer.Argument(help="name of the run")], folder: FolderOption = DEFAULT
+) -> None:
+    """Have a run that ended early go on from its last finished round, as it was launched."""
+    from asterion_server.keys import open_provisioned
+    from asterion_server.launch import resume as go_on
+
+    if go_on(open_provisioned(folder), _run_name(run)):
+        print(f"run {run} goes on; asterion server status shows how it stands")
+    else:
+        print(f"run {run} needs no resuming: it goes on, or has finished")
 
 
 @app.command()

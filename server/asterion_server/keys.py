@@ -26,12 +26,14 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import Field
 
+from asterion_shared.carrier import Carrier
 from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
 from asterion_shared.files import write_atomically
+from asterion_shared.link.identity import SITE_URI
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Settings, read_toml, validate
 
-AUTHORITY_DAYS, SERVER_DAYS = 3650, 820
+AUTHORITY_DAYS, LEAF_DAYS = 3650, 820
 LOOPBACK = ("localhost", "127.0.0.1")
 """The coordinator's own processes reach it so; its certificate always holds for these."""
 
@@ -49,6 +51,16 @@ class CoordinatorSettings(Settings):
     """Address to listen on; 127.0.0.1 for this machine alone."""
 
     port: Annotated[int, Field(ge=1, le=65535)] = 8000
+
+    carrier: Carrier = "link"
+    """What carries the messages: Asterion's own link, or stock Flower."""
+
+    database: str | None = None
+    """The link's queue, as SQLAlchemy names it (``postgresql+psycopg://...``); absent: an SQLite
+    file in the coordinator's folder."""
+
+    runs_at_once: Annotated[int, Field(ge=1, le=64)] = 4
+    """Runs that go on at one time under the link; others wait."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +109,13 @@ class Provisioned:
         """A site's public key, PEM."""
         return self.folder / "enrolled" / f"{site}.pem"
 
+    @property
+    def revoked(self) -> Path:
+        """Serial numbers of revoked certificates, one a line; absent when none is."""
+        return self.folder / "revoked"
+
     def kit(self, site: str) -> Path:
-        """What a site is given: ``ca.pem``, ``site.key``, ``peers/``, ``connection.toml``."""
+        """A site's: ``ca.pem``, ``site.key``, ``site.pem``, ``peers/``, ``connection.toml``."""
         return self.folder / "kits" / site
 
 
@@ -109,6 +126,7 @@ def provision(
     *,
     port: int = 8000,
     listen: str = "0.0.0.0",  # noqa: S104  # sites come from other machines
+    carrier: Carrier = "link",
 ) -> Provisioned:
     """Make a coordinator's folder, or add to one: keys that are there are kept.
 
@@ -118,6 +136,7 @@ def provision(
         sites: names of the sites to enrol.
         port: where it will listen.
         listen: address to listen on.
+        carrier: of the messages.
 
     Raises:
         UserInputError: no host or no site is named, or a name is not allowed.
@@ -127,7 +146,10 @@ def provision(
         msg = f"got {len(hosts)} hosts and {len(sites)} sites; name at least one of each"
         raise UserInputError(msg)
     values = {"hosts": tuple(dict.fromkeys(hosts)), "sites": tuple(sorted(set(sites))),
-              "listen": listen, "port": port}  # fmt: skip
+              "listen": listen, "port": port, "carrier": carrier}  # fmt: skip
+    if (folder / "coordinator.toml").exists():  # what a person has set there stays
+        given = validate(CoordinatorSettings, read_toml(folder / "coordinator.toml"), "coordinator")
+        values |= {"database": given.database, "runs_at_once": given.runs_at_once}
     made = Provisioned(folder, validate(CoordinatorSettings, values, "coordinator"))
     authority_key, authority = _authority(made)
     _certify_server(made, authority_key, authority)
@@ -135,6 +157,7 @@ def provision(
         _write_private(made.secret, secrets.token_bytes(32))
     for site in made.settings.sites:
         _enrol(made, site)
+        _certify_site(made, site, authority_key, authority)
     for site in made.settings.sites:
         for peer in made.settings.sites:
             _write(made.kit(site) / "peers" / f"{peer}.pem", made.public_key(peer).read_bytes())
@@ -206,23 +229,51 @@ def _certify_server(
 ) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     hosts = dict.fromkeys((*made.settings.hosts, *LOOPBACK))
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, made.settings.hosts[0][:64])])
-    builder = _dated(SERVER_DAYS, name, authority.subject, key.public_key())
+    names = [_host(host) for host in hosts]
+    certificate = _certificate(
+        made.settings.hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, key.public_key(),
+        authority_key, authority,
+    )  # fmt: skip
+    _write_private(made.private_key, _pem(key))
+    _write(made.certificate, certificate)
+
+
+def _certify_site(
+    made: Provisioned,
+    site: str,
+    authority_key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+) -> None:
+    """Give a site the certificate of its key; a new one each time, so that it does not run out."""
+    key = load_pem_public_key(made.public_key(site).read_bytes())
+    if not isinstance(key, ec.EllipticCurvePublicKey):
+        raise FileProblemError(made.public_key(site), "is not an EC key", "enrol the site again")
+    names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{SITE_URI}{site}")]
+    usage = ExtendedKeyUsageOID.CLIENT_AUTH
+    certificate = _certificate(site, names, usage, key, authority_key, authority)
+    _write(made.kit(site) / "site.pem", certificate)
+
+
+def _certificate(
+    common_name: str,
+    names: Sequence[x509.GeneralName],
+    usage: x509.ObjectIdentifier,
+    key: ec.EllipticCurvePublicKey,
+    authority_key: ec.EllipticCurvePrivateKey,
+    authority: x509.Certificate,
+) -> bytes:
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
     certificate = (
-        builder.add_extension(
-            x509.SubjectAlternativeName([_host(host) for host in hosts]), critical=False
-        )
+        _dated(LEAF_DAYS, subject, authority.subject, key)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
-            critical=False,
-        )
+        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
+        .add_extension(issuer, critical=False)
         .sign(authority_key, hashes.SHA384())
     )
-    _write_private(made.private_key, _pem(key))
-    _write(made.certificate, certificate.public_bytes(Encoding.PEM))
+    return certificate.public_bytes(Encoding.PEM)
 
 
 def _enrol(made: Provisioned, site: str) -> None:
@@ -236,11 +287,13 @@ def _enrol(made: Provisioned, site: str) -> None:
         _write(made.public_key(site), public)
     _write(kit / "ca.pem", made.root_certificate.read_bytes())
     lines = [
-        "# Put ca.pem, site.key and peers beside site.toml and these lines into it.",
+        "# Put ca.pem, site.key, site.pem and peers beside site.toml and these lines into it.",
         "[connection]",
+        f'carrier = "{made.settings.carrier}"',
         f'address = "{_in_url(made.settings.hosts[0])}:{made.settings.port}"',
         'root_certificate = "ca.pem"',
         'private_key = "site.key"',
+        'certificate = "site.pem"',
         "# Keys of all sites, for secure sums: compare them with the other sites, not through us.",
         'peers = "peers"',
     ]
@@ -254,6 +307,8 @@ def _toml(settings: CoordinatorSettings) -> str:
         "# Written by asterion server init; run it again to add hosts or sites.\n"
         f"hosts = [{quoted['hosts']}]\nsites = [{quoted['sites']}]\n"
         f'listen = "{settings.listen}"\nport = {settings.port}\n'
+        f'carrier = "{settings.carrier}"\nruns_at_once = {settings.runs_at_once}\n'
+        + (f'database = "{settings.database}"\n' if settings.database is not None else "")
     )
 
 

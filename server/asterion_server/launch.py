@@ -1,25 +1,16 @@
 """Submit a run to the coordinator and follow it by its events file."""
 
-import hashlib
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
 
-from asterion_server.bundle import bundle
-from asterion_server.flower_server_compat import Control, FlowerRun
 from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
-from asterion_shared.connection_check import check_connection
-from asterion_shared.errors import (
-    AsterionError,
-    ConnectionProblemError,
-    PlanMismatchError,
-    UserInputError,
-)
+from asterion_server.run_queue import RunQueue, Standing, launched_runs, queue_of
+from asterion_shared.errors import AsterionError, PlanMismatchError, UserInputError
 from asterion_shared.events import Listener, RunFinished, read_events
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Plan
@@ -27,7 +18,7 @@ from asterion_shared.result import Result, read_result
 
 POLL_SECONDS = 0.25
 ALIVE_SECONDS = 3.0
-"""Pause between two questions to Flower whether the run still goes on."""
+"""Pause between two questions whether the run still goes on."""
 
 SILENCE_SECONDS = 120.0
 """How long the coordinator may be gone before a launch stops following its run."""
@@ -80,10 +71,9 @@ def launch(
         raise UserInputError(msg)
     folder = RunFolder(made.runs / run)
     _claim(folder, plan)
-    with control_of(made) as control:
-        submitted = _submission(control, folder)
+    with queue_of(made) as queue:
         told = 0
-        if submitted is None or submitted.status == "finished":
+        if queue.standing(folder) in ("unknown", "ended"):
             if _is_finished(folder):
                 return _tell_again(folder, emit)
             told = len(read_events(folder.events))
@@ -92,8 +82,34 @@ def launch(
                 wait_seconds=wait_seconds,
                 plan_folder=str(plan_folder.resolve()),
             )
-            submitted = _submit(control, folder, wanted)
-        return _follow(control, folder, submitted.run_id, told, emit)
+            queue.submit(folder, wanted)
+        return _follow(queue, folder, told, emit)
+
+
+def resume(made: Provisioned, run: str) -> bool:
+    """Have a run that ended early go on from its last finished round, as it was launched.
+
+    Args:
+        made: the coordinator's folder.
+        run: its name.
+
+    Returns:
+        Whether there was something to do: False when it goes on already, or has finished.
+
+    Raises:
+        UserInputError: no such run was ever launched.
+        UnreachableError: the coordinator does not run.
+    """
+    folder = RunFolder(made.runs / run)
+    if not folder.launch_file.exists():
+        known = ", ".join(found.path.name for found in launched_runs(made)) or "none"
+        msg = f"no run {run!r} was launched; known are: {known}"
+        raise UserInputError(msg)
+    with queue_of(made) as queue:
+        if queue.standing(folder) not in ("unknown", "ended") or _is_finished(folder):
+            return False
+        queue.submit(folder, folder.read_launch())
+    return True
 
 
 def stop(made: Provisioned, run: str) -> None:
@@ -104,58 +120,31 @@ def stop(made: Provisioned, run: str) -> None:
         UnreachableError: the coordinator does not run.
     """
     folder = RunFolder(made.runs / run)
-    with control_of(made) as control:
-        found = _submission(control, folder) if folder.launch_file.exists() else None
-        if found is None or found.status == "finished":
+    with queue_of(made) as queue:
+        if queue.standing(folder) in ("unknown", "ended"):
             msg = f"no run {run!r} goes on; asterion server status shows those that do"
             raise UserInputError(msg)
         write_atomically(folder.stop_file, b"")
         until = time.monotonic() + STOP_SECONDS
         while time.monotonic() < until:
-            now = control.run(found.run_id)
-            if now is None or now.status == "finished":
+            if queue.standing(folder) in ("unknown", "ended"):
                 return
             time.sleep(POLL_SECONDS)
-        control.stop(found.run_id)
+        queue.end(folder)
 
 
-def run_states(made: Provisioned, control: Control) -> list[RunState]:
+def run_states(made: Provisioned, queue: RunQueue) -> list[RunState]:
     """The coordinator's runs with their latest standing, sorted by name."""
-    flower = {run.run_id: run for run in control.runs()}
-    states: list[RunState] = []
-    for path in sorted(made.runs.glob("*/launch.json")):
-        folder = RunFolder(path.parent)
-        found = flower.get(folder.read_launch().flower_run)
-        if found is not None and found.status != "finished":
-            status = "waiting" if found.status == "pending" else "running"
-        elif folder.result.exists():
-            status = read_result(folder.result).status
-        else:
-            status = "interrupted"
-        states.append(RunState(path.parent.name, status))
-    return states
+    return sorted(
+        (RunState(f.path.name, _status(f, queue.standing(f))) for f in launched_runs(made)),
+        key=lambda state: state.name,
+    )
 
 
-@contextmanager
-def control_of(made: Provisioned) -> Iterator[Control]:
-    """The coordinator's control interface.
-
-    Raises:
-        UnreachableError: the coordinator does not run.
-        ConnectionProblemError: it does not accept what is asked.
-    """
-    check_connection(made.address, made.root_certificate)
-    control = Control(made.address, made.root_certificate)
-    try:
-        yield control
-    except httpx.HTTPError as error:
-        msg = (
-            f"the coordinator at {made.address} did not do what was asked "
-            f"({type(error).__name__}); see {made.folder / 'logs' / 'superlink.log'}"
-        )
-        raise ConnectionProblemError(msg) from error
-    finally:
-        control.close()
+def _status(folder: RunFolder, standing: Standing) -> str:
+    if standing in ("waiting", "running"):
+        return standing
+    return read_result(folder.result).status if folder.result.exists() else "interrupted"
 
 
 def _claim(folder: RunFolder, plan: Plan) -> None:
@@ -166,34 +155,6 @@ def _claim(folder: RunFolder, plan: Plan) -> None:
         )
         raise PlanMismatchError(msg)
     write_atomically(folder.plan_file, plan.canonical().encode())
-
-
-def _submission(control: Control, folder: RunFolder) -> FlowerRun | None:
-    if not folder.launch_file.exists():
-        return None
-    number = folder.read_launch().flower_run
-    return _standing(control, folder, number) if number else None
-
-
-def _standing(control: Control, folder: RunFolder, number: int) -> FlowerRun | None:
-    """How a submission stands; one whose process is dead is ended, Flower takes a minute to see."""
-    found = control.run(number)
-    if found is not None and found.status != "finished" and folder.process_is_gone():
-        control.stop(number)
-        return control.run(number)
-    return found
-
-
-def _submit(control: Control, folder: RunFolder, wanted: Launch) -> FlowerRun:
-    for path in (folder.problem_file, folder.stop_file, folder.process_file):
-        path.unlink(missing_ok=True)
-    # Before the submission too: the run reads it as soon as it starts.
-    folder.write_launch(wanted)
-    fab = bundle()
-    config = {"run": folder.path.name}
-    number = control.start(fab, hashlib.sha256(fab).hexdigest(), config)
-    folder.write_launch(wanted.model_copy(update={"flower_run": number}))
-    return FlowerRun(number, "pending", "", folder.path.name)
 
 
 def _is_finished(folder: RunFolder) -> bool:
@@ -210,7 +171,7 @@ def _tell_again(folder: RunFolder, emit: Listener) -> Result:
     return read_result(folder.result)
 
 
-def _follow(control: Control, folder: RunFolder, number: int, told: int, emit: Listener) -> Result:
+def _follow(queue: RunQueue, folder: RunFolder, told: int, emit: Listener) -> Result:
     """Tell events as they come, until the run has ended in some way."""
     result: Result | None = None
     asked = heard = time.monotonic()
@@ -236,7 +197,7 @@ def _follow(control: Control, folder: RunFolder, number: int, told: int, emit: L
         if time.monotonic() - asked > ALIVE_SECONDS:
             asked = time.monotonic()
             try:
-                found = _standing(control, folder, number)
+                standing = queue.standing(folder)
             except httpx.TransportError:
                 # A SuperLink that died is started again, and the run outlives it.
                 if asked - heard > SILENCE_SECONDS:
@@ -244,4 +205,4 @@ def _follow(control: Control, folder: RunFolder, number: int, told: int, emit: L
                 continue
             heard = asked
             # Once more around: it may have written its last event just now.
-            ended = found is None or found.status == "finished"
+            ended = standing in ("unknown", "ended")

@@ -80,7 +80,7 @@ def run_rounds(
     *,
     run: str,
     expected_sites: Sequence[str],
-    carrier: Literal["flower", "simulation"],
+    carrier: Literal["flower", "link", "simulation"],
     emit: Listener = _ignore,
     plan_folder: Path = Path(),
     participants: Participants | None = None,
@@ -148,7 +148,7 @@ class _Loop:
     folder: Path
     run: str
     expected_sites: tuple[str, ...]
-    carrier: Literal["flower", "simulation"]
+    carrier: Literal["flower", "link", "simulation"]
     emit: Listener
     participants: Participants
     simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None

@@ -1,8 +1,12 @@
 """A live run's folder at the coordinator: what was asked for, and what became of it."""
 
+import fcntl
 import json
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -10,9 +14,15 @@ from typing import Annotated
 import psutil
 from pydantic import Field
 
-from asterion_shared.errors import AsterionError, FileProblemError
+from asterion_shared.errors import (
+    AsterionError,
+    DiskProblemError,
+    FileProblemError,
+    UserInputError,
+)
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Plan, parse_plan
+from asterion_shared.result import read_result
 from asterion_shared.settings_files import AnySettings, Settings, validate
 
 
@@ -90,6 +100,62 @@ class RunFolder:
         """The run's own log."""
         return self.path / "server.log"
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether the run reached its end: with a result, or with a problem that a person sees."""
+        if self.problem_file.exists():
+            return True
+        return self.result.exists() and read_result(self.result).status in ("finished", "failed")
+
+    @property
+    def is_carried_out(self) -> bool:
+        """Whether a process carries the run out now (under the link)."""
+        try:
+            with self._lock_file.open("r+") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except FileNotFoundError:
+            return False
+        except BlockingIOError:
+            return True
+        return False
+
+    @contextmanager
+    def carried_out_here(self) -> Iterator[None]:
+        """Be the one process that carries the run out; the system lets go when it dies.
+
+        Raises:
+            UserInputError: another process does.
+            DiskProblemError: the folder is not writable.
+        """
+        try:
+            file = self._lock_file.open("w")
+        except OSError as error:
+            raise DiskProblemError(self._lock_file, error.strerror or "open failed") from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                msg = f"another process carries out run {self.path.name!r}; let it, or end it"
+                raise UserInputError(msg) from None
+            self.write_process()
+            yield
+
+    @property
+    def _lock_file(self) -> Path:
+        return self.path / "lock"
+
+    def forget_ending(self) -> None:
+        """Make a run that ended early one that goes on."""
+        for path in (self.stop_file, self.process_file, self.problem_file):
+            path.unlink(missing_ok=True)
+
+    def kill_process(self) -> None:
+        """End the process that carries the run out, when it runs on this machine."""
+        number = self._process_number()
+        if number is not None and self.is_carried_out:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
     def read_plan(self) -> Plan:
         """The plan of the run.
 
@@ -135,17 +201,22 @@ class RunFolder:
 
     def process_is_gone(self) -> bool:
         """Whether the process that carried the run out ran on this machine and is dead."""
-        try:
-            host, number = self.process_file.read_text(encoding="utf-8").split()
-        except (OSError, ValueError):
-            return False
-        if host != socket.gethostname():
+        number = self._process_number()
+        if number is None:
             return False
         try:
             # Flower's SuperExec collects its dead children late: a zombie is dead.
-            return bool(psutil.Process(int(number)).status() == psutil.STATUS_ZOMBIE)
+            return bool(psutil.Process(number).status() == psutil.STATUS_ZOMBIE)
         except psutil.NoSuchProcess:
             return True
+
+    def _process_number(self) -> int | None:
+        """Of the process that carried the run out last, if that was on this machine."""
+        try:
+            host, number = self.process_file.read_text(encoding="utf-8").split()
+        except (OSError, ValueError):
+            return None
+        return int(number) if host == socket.gethostname() else None
 
     def problem(self) -> AsterionError | None:
         """Why the run ended early, as an error with its exit code; None when it did not."""

@@ -236,7 +236,7 @@ class Result(Settings):
     """UTC, ISO 8601, ending in ``Z``."""
 
     finished: UtcTime
-    carrier: Literal["flower", "simulation"]
+    carrier: Literal["flower", "link", "simulation"]
     privacy: str = NOTHING_CLAIMED
     """What is claimed, in one line."""
 
@@ -284,6 +284,11 @@ class Result(Settings):
             lambda r: f"status is {r.status!r} and the attack broke the claim; it is 'failed'",
         ),
     )
+
+    @property
+    def is_live(self) -> bool:
+        """Whether every site was a machine of its own."""
+        return self.carrier != "simulation"
 
     @property
     def claim_broken(self) -> bool:

@@ -10,6 +10,7 @@ import click
 import typer
 from typer.core import TyperGroup
 
+from asterion_shared.carrier import Carrier
 from asterion_shared.errors import ClaimBrokenError, UserInputError
 from asterion_shared.plan import Plan, read_plan
 from asterion_shared.reports.terminal import RoundPrinter
@@ -280,9 +281,10 @@ def demo(
     plan: Annotated[
         Path | None, typer.Option(help="your own plan; absent: the one of the Hubble field")
     ] = None,
+    carrier: Annotated[Carrier, typer.Option(help="Asterion's own link, or stock Flower")] = "link",
     as_json: AsJson = False,
 ) -> None:
     """Start a coordinator and its sites on this machine, with TLS, and train on real images."""
     from asterion_sim.demo import run_demo
 
-    run_demo(out, data, plan, as_json=as_json)
+    run_demo(out, data, plan, carrier=carrier, as_json=as_json)

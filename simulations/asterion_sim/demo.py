@@ -17,6 +17,7 @@ from pathlib import Path
 import typer
 
 from asterion_client.settings import read_site_settings
+from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
 from asterion_shared.plan import Plan, read_plan
 from asterion_sim.demo_sites import make_demo_sites
@@ -30,13 +31,16 @@ OURS = "made-by-asterion-demo"
 """A marker file: only a folder that has it is emptied before a new demo."""
 
 
-def run_demo(out: Path, data: Path | None, plan: Path | None, *, as_json: bool) -> None:
+def run_demo(
+    out: Path, data: Path | None, plan: Path | None, *, carrier: Carrier = "link", as_json: bool
+) -> None:
     """Provision keys, start a coordinator and its sites, launch the plan, collect the reports.
 
     Args:
         out: folder of the demo; an earlier demo in it is replaced.
         data: folder whose sub-folders each have a ``site.toml``; None makes the Hubble sites.
         plan: the plan; None takes ``data/plan.toml``, or the Hubble plan without ``data``.
+        carrier: of the messages, ``link`` or ``flower``.
         as_json: print the run's events as JSON lines instead of text.
 
     Raises:
@@ -54,7 +58,7 @@ def run_demo(out: Path, data: Path | None, plan: Path | None, *, as_json: bool) 
     say(f"keys for a coordinator and {len(sites)} sites: {coordinator}")
     here = ["--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", str(port)]
     named = [word for name in sites for word in ("--site", name)]
-    _run(["server", "init", str(coordinator), *here, *named])
+    _run(["server", "init", str(coordinator), *here, *named, "--carrier", carrier])
     settings = {
         name: _join(name, folder, coordinator, out / "sites" / name, wanted)
         for name, folder in sites.items()
@@ -98,7 +102,7 @@ def _join(name: str, data: Path, coordinator: Path, home: Path, plan: Plan) -> P
     """
     kit = coordinator / "kits" / name
     home.mkdir(parents=True)
-    for file in ("ca.pem", "site.key"):
+    for file in ("ca.pem", "site.key", "site.pem"):
         shutil.copy(kit / file, home / file)
     (home / "site.key").chmod(0o600)
     shutil.copytree(kit / "peers", home / "peers")

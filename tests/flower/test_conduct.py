@@ -20,6 +20,7 @@ from asterion_server.flower_server_compat import FlowerRun
 from asterion_server.in_process_grid import InProcessGrid
 from asterion_server.keys import Provisioned, provision
 from asterion_server.run_folder import Launch, RunFolder
+from asterion_server.run_queue import FlowerQueue
 from asterion_shared.errors import (
     AsterionError,
     PlanMismatchError,
@@ -165,7 +166,8 @@ def control(
 
     made = provision(tmp_path, ["h"], sites.names)
     fake = FakeControl(made.runs, sites)
-    monkeypatch.setattr(launching, "control_of", lambda made: nullcontext(fake))
+    queue = FlowerQueue(fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(launching, "queue_of", lambda made: nullcontext(queue))
     monkeypatch.setattr(launching, "POLL_SECONDS", 0.01)
     monkeypatch.setattr(launching, "ALIVE_SECONDS", 0.05)
     return made, fake
@@ -184,7 +186,8 @@ def test_a_launch_tells_every_event_and_a_second_one_tells_them_again(
     assert launching.launch(made, plan, run="r1", emit=again.append) == result
     assert again == first
     assert len(fake.status) == 1, "a finished run is not submitted again"
-    assert [(s.name, s.status) for s in launching.run_states(made, fake)] == [("r1", "finished")]  # type: ignore[arg-type]
+    states = launching.run_states(made, FlowerQueue(fake))  # type: ignore[arg-type]
+    assert [(s.name, s.status) for s in states] == [("r1", "finished")]
 
 
 def test_a_launch_that_lost_its_quorum_raises_and_the_next_one_goes_on(

@@ -13,8 +13,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 
 from asterion_server.bundle import PROJECT, bundle
+from asterion_server.coordinator import check_port, coordinator_of
 from asterion_server.keys import Provisioned, open_provisioned, provision
-from asterion_server.superlink import Coordinator, check_port
 from asterion_shared.connection_check import check_connection, split_address
 from asterion_shared.errors import (
     ConnectionProblemError,
@@ -179,7 +179,7 @@ def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
         port = busy.getsockname()[1]
         made = provision(tmp_path, ["127.0.0.1"], ["north"], port=port, listen="127.0.0.1")
         with pytest.raises(PortInUseError) as caught:
-            Coordinator(made).start()
+            coordinator_of(made).__enter__()
         assert caught.value.exit_code == 31
     check_port("127.0.0.1", port)
 

@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 
 from asterion_server.keys import Provisioned, provision
+from asterion_shared.carrier import Carrier
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
@@ -134,7 +135,7 @@ def write_site(folder: Path, size: int, kit: Path, connection: str, epsilon_limi
         for i in range(size)
     ]
     (folder / PATIENT / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
-    for file in ("ca.pem", "site.key"):
+    for file in ("ca.pem", "site.key", "site.pem"):
         shutil.copy(kit / file, folder / file)
     shutil.copytree(kit / "peers", folder / "peers")
     (folder / "site.toml").write_text(
@@ -149,7 +150,11 @@ def write_site(folder: Path, size: int, kit: Path, connection: str, epsilon_limi
 
 @contextmanager
 def running_federation(
-    root: Path, limits: Mapping[str, float], way_to: Callable[[int], int] = lambda port: port
+    root: Path,
+    limits: Mapping[str, float],
+    way_to: Callable[[int], int] = lambda port: port,
+    *,
+    carrier: Carrier = "flower",
 ) -> Iterator[Federation]:
     """A coordinator and its sites, connected; stopped at the end, and no log may have a traceback.
 
@@ -157,10 +162,12 @@ def running_federation(
         root: an empty folder.
         limits: of each site, what its own ledger allows.
         way_to: the coordinator's port to the one that the sites connect to.
+        carrier: of the messages.
     """
     made = provision(
-        root / "center", ["127.0.0.1"], list(SITES), port=free_port(), listen="127.0.0.1"
-    )
+        root / "center", ["127.0.0.1"], list(SITES), port=free_port(), listen="127.0.0.1",
+        carrier=carrier,
+    )  # fmt: skip
     running, way = Federation(root, made), way_to(made.settings.port)
     try:
         running.start("center", "server", "start", str(made.folder))

@@ -9,7 +9,7 @@ from asterion_shared.result import Result
 COMMAND = "asterion privacy audit PLAN.toml"
 
 _NOT_ATTACKED = {
-    "flower": "No attack was part of this run: canaries among real data would need each site's "
+    "live": "No attack was part of this run: canaries among real data would need each site's "
     f"consent. {COMMAND} attacks the same plan in simulation.",
     "simulation": "The privacy of this run was not attacked; asterion simulate --audit, or "
     f"{COMMAND}, does it.",
@@ -24,7 +24,10 @@ def audit_section(result: Result) -> dict[str, Any]:
     """The verdict, claim and bound as rows of one table, and notes; for a run with a claim."""
     audit = result.privacy_audit
     if audit is None:
-        return {"audit_rows": [], "audit_notes": [_NOT_ATTACKED[result.carrier]]}
+        return {
+            "audit_rows": [],
+            "audit_notes": [_NOT_ATTACKED["live" if result.is_live else "simulation"]],
+        }
     return {
         "audit_verdict": audit.verdict[:1].upper() + audit.verdict[1:],
         "audit_rows": audit_rows(audit),

@@ -43,7 +43,8 @@ from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics, Result, headline
 
 _CARRIERS = {
-    "flower": "a live federation: every site trained on its own machine",
+    "link": "a live federation: every site trained on its own machine",
+    "flower": "a live federation over stock Flower: every site trained on its own machine",
     "simulation": "a simulation: all sites on one machine",
 }
 BROKEN = (
@@ -51,7 +52,7 @@ BROKEN = (
     "data shows more than the epsilon that is claimed. See Privacy below."
 )
 _PRIVACY_NOTES = {
-    "flower": "Data, file names and pictures stay at the sites. What left each site: the change of "
+    "live": "Data, file names and pictures stay at the sites. What left each site: the change of "
     "the weights, counts, metrics as sums, and codes. A change of weights that is not noised can "
     "tell something about the data behind it.",
     "secure sum": "Data, file names and pictures stay at the sites. What left each site: a masked "
@@ -80,9 +81,10 @@ def write_report(
         PlanMismatchError: the plan is not the one of the result.
         DiskProblemError: the disk is full or not writable.
     """
-    if result.carrier == "flower" and pictures:
+    if result.is_live and pictures:
         msg = (
-            f"{len(pictures)} pictures are given for the report of a live run (carrier 'flower'); "
+            f"{len(pictures)} pictures are given for the report of a live run (carrier "
+            f"{result.carrier!r}); "
             "leave them out: the images of a live run stay at the sites"
         )
         raise ValueError(msg)
@@ -119,7 +121,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "simulated": how_simulated(result, clip_words(result, plan)),
         "privacy": result.privacy[:1].upper() + result.privacy[1:],
         "privacy_note": _PRIVACY_NOTES[
-            "secure sum" if result.secure_sum and result.carrier == "flower" else result.carrier
+            "simulation" if not result.is_live else "secure sum" if result.secure_sum else "live"
         ],
         "secure_sum": result.secure_sum,
         "account": result.privacy_account,

@@ -1,0 +1,189 @@
+"""The site's process on the link: ``python -m asterion_client.link_runner --site SITE_TOML``.
+
+One long-lived process: torch is imported once, data and model stay warm, and an order starts when
+it arrives. The app that answers is the same ``ClientApp`` that stock Flower drives. The daemon
+starts it, and starts it again when it dies.
+"""
+
+import argparse
+import fcntl
+import json
+import logging
+import os
+import secrets
+import signal
+import time
+from pathlib import Path
+from threading import Event
+from typing import TextIO
+
+from flwr.app import Context, RecordDict
+
+from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.egress import describe
+from asterion_client.flower_client_compat import order_message
+from asterion_client.link_daemon import FAILED_START
+from asterion_client.link_session import LinkOrder, LinkSession, Standing
+from asterion_client.settings import SiteSettings, read_site_settings
+from asterion_client.site_standing import SiteStatus, write_status
+from asterion_client.stored_reports import site_blobs, stored_parts
+from asterion_shared.child_process import watch_parent
+from asterion_shared.errors import AsterionError, DiskProblemError, FileProblemError
+from asterion_shared.files import write_atomically
+from asterion_shared.link.identity import read_identity
+from asterion_shared.link.parcels import Parcel
+from asterion_shared.link.records import pack, unpack
+
+LOG = logging.getLogger("asterion.site")
+READY = "the runner is ready"
+STATUS_SECONDS = 5.0
+"""How often the status file is written at least."""
+
+
+class LinkRunner:
+    """Takes orders from a session and answers them with the app.
+
+    Args:
+        settings: the site's.
+        folder: where ``site.toml`` lies.
+
+    Raises:
+        FileProblemError: a key or a certificate is missing or wrong.
+        DiskProblemError: the state folder is not writable.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: Path) -> None:
+        connection = settings.connection
+        if connection is None or connection.certificate is None:
+            what = "has no connection.certificate, which the link needs"
+            fix = "take site.pem and the lines of connection.toml from the site's kit"
+            raise FileProblemError(folder / "site.toml", what, fix)
+        self._settings = settings
+        self._state = (folder / settings.state_folder).resolve()
+        self._blobs = site_blobs(self._state)
+        identity = read_identity(
+            folder / connection.root_certificate,
+            folder / connection.certificate,
+            folder / connection.private_key,
+        )
+        self._lock = _lock(self._state)
+        self.session = LinkSession(
+            connection, identity, self._blobs, _state_id(self._state), self._told
+        )
+        self._working, self._started = "", time.time()
+        self._last: list[LinkOrder] = []
+
+    def serve(self, stop: Event) -> None:
+        """Answer orders until told to stop."""
+        self.session.start()
+        told = 0.0
+        while not stop.is_set():
+            order = self.session.next_order(0.5)
+            if order is not None and not order.over.is_set():
+                self._answer(order)
+            if time.monotonic() - told > STATUS_SECONDS:
+                told = time.monotonic()
+                self._write_status(self.session.standing)
+        self.session.stop()
+
+    def _answer(self, order: LinkOrder) -> None:
+        self._working = f"{order.order.message_type} of round {order.order.round}"
+        self._write_status(self.session.standing)
+        try:
+            content = unpack(order.content, self._blobs.view)
+            message = order_message(
+                content, order.order.message_type, order.order.submission, order.order.round
+            )
+            context = Context(message.metadata.run_id, 1, {}, RecordDict(), {})
+            reply = app(message, context)
+            report = pack(reply.content, self._blobs.add, lossless=order.content.lossless)
+        except (AsterionError, ValueError, OSError) as error:
+            # The app answers for its own mistakes; this is the disk's, or a hostile order's.
+            LOG.warning("an order was lost: %s", describe(error, "internal_error"))
+            return
+        finally:
+            self._working = ""
+            self._write_status(self.session.standing)
+        self.session.send(order, report)
+        self._collect(order, report)
+
+    def _collect(self, order: LinkOrder, report: Parcel) -> None:
+        """Keep what is in use, and the last weights: the next ones may share chunks."""
+        self._last = [*self._last[-1:], order]
+        used = [*self.session.parts_in_use(), *stored_parts(self._state), *report.stored]
+        self._blobs.keep_only([*used, *(p for o in self._last for p in o.content.stored)])
+
+    def _told(self, standing: Standing) -> None:
+        if standing.connected:
+            LOG.info("the session is open")
+        elif standing.refused:
+            LOG.warning("the session is refused (%s)", standing.refused)
+        else:
+            LOG.warning("the session is cut")
+        self._write_status(standing)
+
+    def _write_status(self, standing: Standing) -> None:
+        write_status(
+            self._state,
+            SiteStatus(
+                site=self._settings.name,
+                connected=standing.connected,
+                last_contact=standing.last_contact,
+                refused=standing.refused,
+                working=self._working,
+                started=self._started,
+                written=time.time(),
+            ),
+        )
+
+
+def _lock(state: Path) -> TextIO:
+    """Hold the state folder: two processes on one ledger and one identity are one too many."""
+    path = state / "link" / "lock"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("w")
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        what = "another process of this site runs on it"
+        raise FileProblemError(state, what, "stop that one first") from None
+    return file
+
+
+def _state_id(state: Path) -> bytes:
+    path = state / "link" / "state_id"
+    if not path.exists():
+        write_atomically(path, secrets.token_hex(16).encode())
+    return bytes.fromhex(path.read_text(encoding="ascii"))
+
+
+def main() -> None:
+    """Run from the daemon's command line."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--site", required=True, type=Path)
+    given = parser.parse_args()
+    watch_parent()
+    os.environ[SITE_VARIABLE] = str(given.site)
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
+    LOG.setLevel(logging.INFO)
+    stop = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    import asterion_client.site_worker  # noqa: F401  # now, not while the coordinator waits
+
+    try:
+        runner = LinkRunner(read_site_settings(given.site), given.site.resolve().parent)
+    except AsterionError as error:
+        told = {"exit_code": error.exit_code, "message": str(error)}
+        LOG.error("%s%s", FAILED_START, json.dumps(told))  # noqa: TRY400  # for the daemon
+        raise SystemExit(error.exit_code) from None
+    LOG.info(READY)
+    runner.serve(stop)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,354 @@
+"""A site's session on the link: it dials, holds the session open, and moves orders and reports.
+
+Three threads: one attends (orders come, with no polling), one fetches the orders' chunks, one sends
+reports. The work itself is done by whoever takes orders from :meth:`LinkSession.next_order`. All of
+them go on by themselves after a cut; what is already on the other side is not sent again.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from queue import Empty, Queue
+from typing import TypeVar
+
+import grpc
+
+from asterion_client.link_transfers import RateCap, seconds_until_open
+from asterion_client.settings import ConnectionSettings
+from asterion_shared import __version__
+from asterion_shared.chunk_codec import pack, unpack
+from asterion_shared.errors import DiskProblemError
+from asterion_shared.link import link_pb2 as wire
+from asterion_shared.link import link_pb2_grpc as service
+from asterion_shared.link.blobs import BlobStore
+from asterion_shared.link.channel import WIRE_FORMAT, open_channel
+from asterion_shared.link.identity import Identity
+from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
+from asterion_shared.link.refusals import code_of
+from asterion_shared.link.steps import reached
+
+LOG = logging.getLogger("asterion.site")
+RETRY_SECONDS = (0.2, 0.5, 1.0, 2.0, 5.0)
+"""Pauses before dialling again; the last one repeats."""
+
+REFUSED_SECONDS = 15.0
+"""Pause after the coordinator said no to this site."""
+
+SILENT_BEATS = 4
+"""A session that missed so many beats is dead, whatever TCP believes."""
+
+SYNC_CHUNKS = 32
+"""Chunks that arrive between two syncs."""
+
+WANTED_CHUNKS = 64
+"""Chunks asked for in one call: what a cut makes the coordinator read in vain."""
+
+OVER = ("order_over", "unknown_order")
+GIVEN_UP = ("malformed", "too_large", "foreign")
+"""Refusals of a report after which sending it again would be refused again."""
+
+Answer = TypeVar("Answer")
+
+
+@dataclass(eq=False)
+class LinkOrder:
+    """An order on its way through the site.
+
+    Attributes:
+        key: names it.
+        order: as it came, without the bytes of its large parts.
+        content: its parcel.
+        over: set when nobody wants its report any more.
+    """
+
+    key: bytes
+    order: wire.Order
+    content: Parcel
+    over: threading.Event = field(default_factory=threading.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How the session stands.
+
+    Attributes:
+        connected: whether it is open now.
+        last_contact: UTC in seconds since 1970 of the last word; None: never since the start.
+        refused: code of the last refusal of this site; empty: none since the last session.
+    """
+
+    connected: bool
+    last_contact: float | None
+    refused: str
+
+
+class LinkSession:
+    """The session and its threads; they end with :meth:`stop`.
+
+    Args:
+        settings: the connection.
+        identity: what the site proves itself with.
+        blobs: where chunks are kept.
+        state_id: 16 random bytes of the site's state folder.
+        told: is called when the standing changed; from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: ConnectionSettings,
+        identity: Identity,
+        blobs: BlobStore,
+        state_id: bytes,
+        told: Callable[[Standing], None],
+    ) -> None:
+        self._settings, self._identity, self._blobs = settings, identity, blobs
+        self._told = told
+        self._hello = wire.Hello(
+            format=WIRE_FORMAT, version=__version__, state_id=state_id,
+            instance_id=secrets.token_bytes(16),
+        )  # fmt: skip
+        self._cap = RateCap(settings.most_bytes_per_second)
+        self._stopping = threading.Event()
+        self._up = threading.Event()
+        self._orders: dict[bytes, LinkOrder] = {}
+        self._lock = threading.Lock()
+        self._to_fetch: Queue[LinkOrder] = Queue()
+        self._to_do: Queue[LinkOrder] = Queue()
+        self._to_send: Queue[tuple[LinkOrder, Parcel]] = Queue()
+        self.standing = Standing(connected=False, last_contact=None, refused="")
+        self._stub: service.LinkStub | None = None
+        self._threads = [
+            threading.Thread(target=work, daemon=True, name=work.__name__)
+            for work in (self._attend, self._fetch, self._send)
+        ]
+
+    def start(self) -> None:
+        """Dial, and go on dialling."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the session; orders in work are left as they are."""
+        self._stopping.set()
+        self._up.set()
+
+    def next_order(self, seconds: float) -> LinkOrder | None:
+        """The next order whose chunks are all here; None when there is none in time."""
+        try:
+            return self._to_do.get(timeout=seconds)
+        except Empty:
+            return None
+
+    def send(self, order: LinkOrder, report: Parcel) -> None:
+        """Have a report sent; its parts are stored already."""
+        self._to_send.put((order, report))
+
+    def parts_in_use(self) -> list[Part]:
+        """The stored parts of orders that are not answered yet."""
+        with self._lock:
+            return [part for order in self._orders.values() for part in order.content.stored]
+
+    def _attend(self) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            began, refused = time.monotonic(), ""
+            with open_channel(
+                self._settings.address, self._identity, proxy=self._settings.proxy
+            ) as channel:
+                self._stub = service.LinkStub(channel)  # type: ignore[no-untyped-call]
+                try:
+                    self._listen()
+                except grpc.RpcError as error:
+                    refused = _code(error)
+                    if refused:
+                        LOG.warning("the coordinator refused this site (%s)", refused)
+                self._up.clear()
+                self._tell(connected=False, refused=refused)
+                failures = 0 if time.monotonic() - began > 10 else failures + 1
+                pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
+                self._stopping.wait(REFUSED_SECONDS if refused else pause)
+
+    def _listen(self) -> None:
+        assert self._stub is not None  # noqa: S101  # set just before
+        call = self._stub.Attend(self._hello, wait_for_ready=False)
+        silent = _Watchdog(call.cancel)
+        try:
+            for notice in call:
+                silent.heard()
+                match notice.WhichOneof("what"):
+                    case "welcome":
+                        silent.seconds = SILENT_BEATS * notice.welcome.seconds_between_beats
+                        self._up.set()
+                    case "order":
+                        self._take(notice.order)
+                    case "withdrawn":
+                        self._withdraw(notice.withdrawn.key)
+                self._tell(connected=True)
+                if self._stopping.is_set():
+                    return
+        finally:
+            silent.stop()
+            call.cancel()
+
+    def _tell(self, *, connected: bool, refused: str = "") -> None:
+        before = self.standing
+        contact = time.time() if connected else before.last_contact
+        self.standing = Standing(connected, contact, "" if connected else refused)
+        if (before.connected, before.refused) != (connected, self.standing.refused):
+            self._told(self.standing)
+
+    def _take(self, order: wire.Order) -> None:
+        with self._lock:
+            if order.key in self._orders:
+                return  # it is in work; this delivery is one too many
+            try:
+                taken = LinkOrder(order.key, order, from_wire(order.content))
+            except ValueError as error:
+                LOG.warning("an order cannot be read: %s", error)
+                return
+            self._orders[order.key] = taken
+        reached("S1")
+        self._to_fetch.put(taken)
+
+    def _withdraw(self, key: bytes) -> None:
+        with self._lock:
+            order = self._orders.pop(key, None)
+        if order is not None:
+            order.over.set()
+
+    def _fetch(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                order = self._to_fetch.get(timeout=1.0)
+            except Empty:
+                continue
+            done = self._until_done(order, lambda o=order: self._fetched(o))  # type: ignore[misc]
+            if done:
+                reached("S2")
+                self._to_do.put(order)
+
+    def _fetched(self, order: LinkOrder) -> bool:
+        for number, part in enumerate(order.content.parts):
+            while part.inline is None and (missing := self._blobs.missing(part)):
+                self._download(order, number, part, missing[:WANTED_CHUNKS])
+        return True
+
+    def _download(self, order: LinkOrder, number: int, part: Part, missing: list[int]) -> None:
+        assert self._stub is not None  # noqa: S101  # a session was up
+        wanted = wire.Wanted(key=order.key, part=number, chunks=missing)
+        call = self._stub.Download(wanted)
+        try:
+            for count, chunk in enumerate(call, 1):
+                size = part.size_of(chunk.number)
+                data = unpack(chunk.data, size) if chunk.packed else chunk.data
+                self._blobs.write(part, chunk.number, data)
+                if count % SYNC_CHUNKS == 0:
+                    self._blobs.sync(part)
+                self._cap.moved(len(chunk.data))
+                self._wait_for_hours(order)
+        finally:
+            call.cancel()
+            self._blobs.sync(part)
+
+    def _send(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                order, report = self._to_send.get(timeout=1.0)
+            except Empty:
+                continue
+            if self._until_done(order, lambda o=order, r=report: self._sent(o, r)):  # type: ignore[misc]
+                reached("S7")
+            with self._lock:
+                self._orders.pop(order.key, None)
+
+    def _sent(self, order: LinkOrder, parcel: Parcel) -> bool:
+        assert self._stub is not None  # noqa: S101  # a session was up
+        report = wire.Report(key=order.key, content=to_wire(parcel))
+        if parcel.stored:
+            needed = self._stub.Offer(report)
+            reached("S6")
+            if needed.parts:
+                self._stub.Upload(self._chunks(order, parcel, needed))
+        self._stub.Submit(report)
+        return True
+
+    def _chunks(
+        self, order: LinkOrder, parcel: Parcel, needed: wire.Needed
+    ) -> Iterator[wire.Chunk]:
+        for wanted in needed.parts:
+            part = parcel.parts[wanted.part]
+            for number in wanted.chunks:
+                self._wait_for_hours(order)
+                if order.over.is_set() or self._stopping.is_set():
+                    return
+                data = self._blobs.read(part, number)
+                packed = pack(data) if parcel.lossless else None
+                sent = data if packed is None else packed
+                yield wire.Chunk(
+                    key=order.key, part=wanted.part, number=number,
+                    packed=packed is not None, data=sent,
+                )  # fmt: skip
+                self._cap.moved(len(sent))
+
+    def _wait_for_hours(self, order: LinkOrder) -> None:
+        while not (self._stopping.is_set() or order.over.is_set()):
+            wait = seconds_until_open(self._settings.hours, datetime.now())  # local
+            if wait <= 0:
+                return
+            self._stopping.wait(min(wait, 30.0))
+
+    def _until_done(self, order: LinkOrder, work: Callable[[], bool]) -> bool:
+        """Try over cuts and restarts until it is done; False when nobody wants it any more."""
+        failures = 0
+        while not (self._stopping.is_set() or order.over.is_set()):
+            self._wait_for_hours(order)
+            self._up.wait(1.0)
+            if not self._up.is_set():
+                continue
+            try:
+                return work()
+            except grpc.RpcError as error:
+                code = _code(error)
+                if code in OVER:
+                    self._withdraw(order.key)
+                    return False
+                if code in GIVEN_UP:
+                    LOG.warning("order %s: given up (%s)", order.key.hex()[:12], code)
+                    self._withdraw(order.key)
+                    return False
+            except (DiskProblemError, ValueError, OSError) as error:
+                LOG.warning("order %s: %s", order.key.hex()[:12], type(error).__name__)
+            failures += 1
+            self._stopping.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+        return False
+
+
+class _Watchdog:
+    """Calls ``bite`` when nothing is heard for ``seconds``."""
+
+    def __init__(self, bite: Callable[[], object]) -> None:
+        self.seconds = 30.0
+        self._bite, self._last = bite, time.monotonic()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def heard(self) -> None:
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(1.0):
+            if time.monotonic() - self._last > self.seconds:
+                self._bite()
+                return
+
+
+def _code(error: grpc.RpcError) -> str:
+    details = error.details() if isinstance(error, grpc.Call) else None
+    return code_of(details)

@@ -1,0 +1,238 @@
+"""The coordinator's processes, kept running: the link and one process a run, or stock Flower's."""
+
+import socket
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from threading import Event
+from types import TracebackType
+from typing import Protocol, Self
+
+from asterion_server.keys import Provisioned
+from asterion_server.run_folder import RunFolder
+from asterion_server.run_queue import launched_runs
+from asterion_shared.child_process import Service
+from asterion_shared.connection_check import check_connection
+from asterion_shared.errors import (
+    AsterionError,
+    ConnectionProblemError,
+    PortInUseError,
+    RunStoppedError,
+    UnreachableError,
+)
+
+START_SECONDS = 90.0
+"""How long the listening process may take to answer; a slow machine needs a quarter of it."""
+
+CHECK_SECONDS = 0.2
+MOST_DEATHS = 5
+"""How often a run's process may die without a round between before the run is given up."""
+
+Say = Callable[[str], None]
+
+
+class Coordinator(Protocol):
+    """A coordinator on this machine; use it in a ``with`` block."""
+
+    def __enter__(self) -> Self:
+        """Start the processes and wait until they answer."""
+        ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the processes; runs go on at the next start."""
+        ...
+
+    def keep_running(self, say: Say, stop: Event) -> None:
+        """Start again what dies, until told to stop."""
+        ...
+
+
+def coordinator_of(made: Provisioned) -> Coordinator:
+    """The coordinator with the carrier that its settings name."""
+    if made.settings.carrier == "flower":
+        from asterion_server.superlink import FlowerCoordinator
+
+        return FlowerCoordinator(made)
+    return LinkCoordinator(made)
+
+
+@dataclass
+class _Carried:
+    """A run that a process of ours carries out.
+
+    Attributes:
+        folder: the run's.
+        service: its process.
+        deaths: how often it died since the last finished round.
+        round: the newest checkpoint at the last death.
+    """
+
+    folder: RunFolder
+    service: Service
+    deaths: int = 0
+    round: str = field(default="")
+
+
+class LinkCoordinator:
+    """The link's process, and one process for each run that was launched and has not ended.
+
+    Args:
+        made: its folder.
+    """
+
+    def __init__(self, made: Provisioned) -> None:
+        self.made = made
+        folder = str(made.folder.resolve())
+        command = [sys.executable, "-m", "asterion_server.link_server", "--folder", folder]
+        self.link = Service("link", command, made.folder / "logs" / "link.log")
+        self._runs: dict[str, _Carried] = {}
+
+    def __enter__(self) -> Self:
+        """Start the link and wait until it answers.
+
+        Raises:
+            PortInUseError: another process listens on the port.
+            ConnectionProblemError: the link did not come up; its last words are named.
+            DiskProblemError: the folder is not writable.
+        """
+        check_port(self.made.settings.listen, self.made.settings.port)
+        try:
+            self.link.start()
+            wait_until_up(self.made, self.link)
+        except BaseException:
+            self.link.stop()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """End the processes; runs go on at the next start."""
+        for carried in self._runs.values():
+            carried.service.stop()
+        self.link.stop()
+
+    def keep_running(self, say: Say, stop: Event) -> None:
+        """Start runs that wait, and again what dies, until told to stop."""
+        while not stop.wait(CHECK_SECONDS):
+            restart([self.link], say)
+            for name in list(self._runs):
+                self._look_after(self._runs[name], say)
+            for folder in launched_runs(self.made):
+                if folder.path.name not in self._runs and not folder.has_ended:
+                    self._begin(folder, say)
+
+    def _begin(self, folder: RunFolder, say: Say) -> None:
+        name = folder.path.name
+        if folder.stop_file.exists():
+            # It was stopped before its turn came.
+            stopped = f"run {name!r} was stopped; launch it again under the same name to go on"
+            folder.write_problem(RunStoppedError(stopped))
+            return
+        if len(self._runs) >= self.made.settings.runs_at_once:
+            return
+        where = ["--folder", str(self.made.folder.resolve()), "--run", name]
+        command = [sys.executable, "-m", "asterion_server.run_process", *where]
+        carried = _Carried(folder, Service(f"run {name}", command, folder.path / "process.log"))
+        carried.service.start()
+        self._runs[name] = carried
+        say(f"run {name} goes on" if _newest_round(folder) else f"run {name} begins")
+
+    def _look_after(self, carried: _Carried, say: Say) -> None:
+        if carried.service.pid is not None:
+            return
+        if carried.folder.has_ended:
+            del self._runs[carried.folder.path.name]
+            return
+        before = carried.service.num_starts
+        if not carried.service.keep_running() and carried.service.num_starts == before:
+            return
+        if carried.service.num_starts == before:
+            return
+        reached = _newest_round(carried.folder)
+        carried.deaths = 1 if reached != carried.round else carried.deaths + 1
+        carried.round = reached
+        name = carried.folder.path.name
+        if carried.deaths < MOST_DEATHS:
+            say(f"the process of run {name} had ended and was started again; see "
+                f"{carried.service.log}")  # fmt: skip
+            return
+        carried.service.stop()
+        msg = (
+            f"the process of run {name!r} died {MOST_DEATHS} times without finishing a round; see "
+            f"{carried.service.log}; asterion server resume {name} tries again"
+        )
+        carried.folder.write_problem(AsterionError(msg))
+        del self._runs[name]
+        say(msg)
+
+
+def _newest_round(folder: RunFolder) -> str:
+    stored = (folder.path / "checkpoints").glob("round-*.safetensors")
+    return max((path.name for path in stored), default="")
+
+
+def restart(services: Sequence[Service], say: Say) -> None:
+    """Start again those that died, and say so."""
+    for service in services:
+        before = service.num_starts
+        if not service.keep_running() and service.num_starts > before:
+            say(f"the {service.name} had ended and was started again; see {service.log}")
+
+
+def wait_until_up(made: Provisioned, service: Service) -> None:
+    """Wait until a process answers at the coordinator's address.
+
+    Raises:
+        ConnectionProblemError: it did not come up in :data:`START_SECONDS`.
+    """
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            check_connection(made.address, made.root_certificate)
+        except UnreachableError:
+            if service.pid is None or time.monotonic() > until:
+                raise _not_up(service) from None
+            time.sleep(0.1)
+        else:
+            return
+
+
+def _not_up(service: Service) -> AsterionError:
+    lines = [line for line in service.last_words().splitlines() if line.strip()]
+    last = lines[-1].strip() if lines else "no word"
+    msg = f"the {service.name} did not come up ({last}); {service.log} has the details"
+    return ConnectionProblemError(msg)
+
+
+def check_port(host: str, port: int) -> None:
+    """Find out whether a port can be listened on.
+
+    Raises:
+        PortInUseError: another process holds it.
+        ConnectionProblemError: it cannot be used for another reason.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # As the listener will: connections of a stopped one may still be closing.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            address = f"{host}:{port}"
+            if isinstance(error, PermissionError):
+                msg = f"{address} needs more rights; choose a port above 1023"
+                raise ConnectionProblemError(msg) from None
+            if error.errno is not None and "in use" in (error.strerror or ""):
+                raise PortInUseError(address) from None
+            msg = f"cannot listen on {address} ({error.strerror}); correct listen or port"
+            raise ConnectionProblemError(msg) from None

@@ -1,0 +1,366 @@
+"""The link's durable queue: orders, reports and sessions in one SQL database.
+
+SQLite beside the coordinator's other files by default, PostgreSQL by URL. The run's process posts
+and pulls, the link's process sends and receives; a change is committed, and so durable, before it
+is acted on. The bytes of large parts lie beside it (:mod:`asterion_shared.link.blobs`).
+"""
+
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import sqlalchemy as sql
+from sqlalchemy import event as sql_event
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+from asterion_shared.errors import DiskProblemError, PlanMismatchError
+from asterion_shared.link import link_pb2 as wire
+from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
+from asterion_shared.link.refusals import LinkRefusedError
+
+SCHEMA_VERSION = 1
+BUSY_SECONDS = 30.0
+SESSION_SECONDS = 30.0
+"""A session without contact for so long may be taken over by another state folder."""
+
+OrderState = Literal["open", "answered", "over"]
+_meta = sql.MetaData()
+_version = sql.Table("link_version", _meta, sql.Column("version", sql.Integer, nullable=False))
+_order = sql.Table(
+    "link_order",
+    _meta,
+    sql.Column("key", sql.String(64), primary_key=True),
+    sql.Column("site", sql.String(63), nullable=False),
+    sql.Column("run", sql.String(63), nullable=False),
+    sql.Column("round", sql.Integer, nullable=False),
+    sql.Column("message_type", sql.String(40), nullable=False),
+    sql.Column("content", sql.LargeBinary, nullable=False),
+    sql.Column("state", sql.String(10), nullable=False),
+    sql.Column("attempt", sql.Integer, nullable=False),
+    sql.Column("submission", sql.BigInteger, nullable=False),
+    sql.Column("expires", sql.Float),
+    sql.Index("link_order_by_site", "site", "state"),
+    sql.Index("link_order_by_run", "run", "round"),
+)
+_report = sql.Table(
+    "link_report",
+    _meta,
+    sql.Column("key", sql.String(64), sql.ForeignKey("link_order.key"), primary_key=True),
+    sql.Column("content", sql.LargeBinary, nullable=False),
+)
+_session = sql.Table(
+    "link_session",
+    _meta,
+    sql.Column("site", sql.String(63), primary_key=True),
+    sql.Column("state_id", sql.String(64), nullable=False),
+    sql.Column("instance_id", sql.String(64), nullable=False),
+    sql.Column("version", sql.String(40), nullable=False),
+    sql.Column("is_open", sql.Boolean, nullable=False),
+    sql.Column("opened", sql.Float, nullable=False),
+    sql.Column("last_contact", sql.Float, nullable=False),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredOrder:
+    """An order to one site.
+
+    Attributes:
+        key: 64 hex digits, see :func:`asterion_shared.link.records.order_key`.
+        site, run, round: whom it is for, and what of.
+        message_type: of the Flower message.
+        content: its records.
+        submission: the process that posted it last.
+        expires: UTC in seconds since 1970 after which it is over; None: never.
+        attempt: how often it was sent.
+        state: ``open``; ``answered``: its report is stored; ``over``: nobody wants a report.
+    """
+
+    key: str
+    site: str
+    run: str
+    round: int
+    message_type: str
+    content: Parcel
+    submission: int
+    expires: float | None
+    attempt: int = 0
+    state: OrderState = "open"
+
+
+@dataclass(frozen=True, slots=True)
+class SiteSession:
+    """A site's last session.
+
+    Attributes:
+        site: its name.
+        instance_id: of the site's process, hex.
+        version: of its program.
+        is_open: whether it is connected.
+        opened, last_contact: UTC in seconds since 1970.
+    """
+
+    site: str
+    instance_id: str
+    version: str
+    is_open: bool
+    opened: float
+    last_contact: float
+
+
+class LinkStore:
+    """The open database. Any thread and any number of processes may use it.
+
+    Args:
+        url: of SQLAlchemy, such as ``sqlite:///link.sqlite`` or ``postgresql+psycopg://...``.
+
+    Raises:
+        DiskProblemError: it cannot be opened or made.
+        PlanMismatchError: it was made by another version.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = sql.engine.make_url(url)
+        waiting = {"timeout": BUSY_SECONDS} if self._url.get_backend_name() == "sqlite" else {}
+        self._engine = sql.create_engine(self._url, connect_args=waiting)
+        if waiting:
+            sql_event.listen(self._engine, "connect", _make_durable)
+            sql_event.listen(self._engine, "begin", _begin_sqlite)
+        self._reading = self._engine.execution_options(reads_only=True)
+        with self._begin() as db:
+            _meta.create_all(db)
+            found = db.scalar(sql.select(_version.c.version))
+            if found is None:
+                db.execute(_version.insert().values(version=SCHEMA_VERSION))
+            elif found != SCHEMA_VERSION:
+                msg = (
+                    f"{self._url.render_as_string()} is of version {found}, this program's is "
+                    f"{SCHEMA_VERSION}; use the version of Asterion that made it"
+                )
+                raise PlanMismatchError(msg)
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._engine.dispose()
+
+    def post(self, orders: Sequence[StoredOrder]) -> None:
+        """Store orders, all or none. One that is there is open again unless it was answered."""
+        with self._begin() as db:
+            for order in orders:
+                known = db.scalar(sql.select(_order.c.state).where(_order.c.key == order.key))
+                if known is None:
+                    db.execute(_order.insert().values(**_row(order)))
+                    continue
+                again: dict[str, Any] = {"submission": order.submission, "expires": order.expires}
+                if known == "over":
+                    again["state"] = "open"
+                db.execute(_order.update().where(_order.c.key == order.key).values(again))
+
+    def order(self, key: str) -> StoredOrder | None:
+        """An order by its key, or None."""
+        with self._begin(reads_only=True) as db:
+            row = db.execute(sql.select(_order).where(_order.c.key == key)).one_or_none()
+        return None if row is None else _order_of(row)
+
+    def open_orders(self, site: str) -> list[StoredOrder]:
+        """What a site shall still answer, oldest round first."""
+        wanted = sql.select(_order).where(_order.c.site == site, _order.c.state == "open")
+        with self._begin(reads_only=True) as db:
+            rows = db.execute(wanted.order_by(_order.c.round, _order.c.key)).all()
+        return [order for order in map(_order_of, rows) if not _is_past(order)]
+
+    def count_attempt(self, key: str) -> int:
+        """Note that an order is about to be sent; how often that makes."""
+        with self._begin() as db:
+            more = _order.update().where(_order.c.key == key)
+            db.execute(more.values(attempt=_order.c.attempt + 1))
+            return int(db.scalar(sql.select(_order.c.attempt).where(_order.c.key == key)) or 0)
+
+    def is_open(self, key: str) -> bool:
+        """Whether a report to an order is still wanted."""
+        order = self.order(key)
+        return order is not None and order.state == "open" and not _is_past(order)
+
+    def store_report(self, key: str, content: Parcel) -> bool:
+        """Store a report to an open order; True when one is there already, which then counts.
+
+        Raises:
+            LinkRefusedError: ``unknown_order`` or ``order_over``.
+        """
+        with self._begin() as db:
+            row = db.execute(
+                sql.select(_order).where(_order.c.key == key).with_for_update()
+            ).one_or_none()
+            if row is None:
+                raise LinkRefusedError(code="unknown_order", why=f"no order {key[:12]}")
+            order = _order_of(row)
+            if order.state == "answered":
+                return True
+            if order.state == "over" or _is_past(order):
+                raise LinkRefusedError(code="order_over", why=f"order {key[:12]} is over")
+            data = to_wire(content).SerializeToString()
+            db.execute(_report.insert().values(key=key, content=data))
+            answered = _order.update().where(_order.c.key == key)
+            db.execute(answered.values(state="answered"))
+        return False
+
+    def report(self, key: str) -> Parcel | None:
+        """The report to an order; None while there is none."""
+        with self._begin(reads_only=True) as db:
+            data = db.scalar(sql.select(_report.c.content).where(_report.c.key == key))
+        return None if data is None else _parcel(data)
+
+    def end(self, keys: Iterable[str]) -> None:
+        """Nobody wants reports to these orders any more."""
+        with self._begin() as db:
+            over = _order.update().where(_order.c.key.in_(list(keys)), _order.c.state == "open")
+            db.execute(over.values(state="over"))
+
+    def reclaim(self, run: str, before_round: int, keep: Iterable[str] = ()) -> None:
+        """Remove a run's orders of earlier rounds and their reports, but for those to keep."""
+        old = sql.and_(_order.c.run == run, _order.c.round < before_round)
+        with self._begin() as db:
+            keys = set(db.scalars(sql.select(_order.c.key).where(old))) - set(keep)
+            db.execute(_report.delete().where(_report.c.key.in_(keys)))
+            db.execute(_order.delete().where(_order.c.key.in_(keys)))
+
+    def order_parts(self, run: str) -> list[Part]:
+        """The stored parts that a run's orders need."""
+        with self._begin(reads_only=True) as db:
+            rows = db.scalars(sql.select(_order.c.content).where(_order.c.run == run)).all()
+        return [part for row in rows for part in _parcel(row).stored]
+
+    def report_parts(self, site: str) -> list[Part]:
+        """The stored parts that a site's reports need."""
+        both = sql.select(_report.c.content).join(_order, _order.c.key == _report.c.key)
+        with self._begin(reads_only=True) as db:
+            rows = db.scalars(both.where(_order.c.site == site)).all()
+        return [part for row in rows for part in _parcel(row).stored]
+
+    def open_session(self, site: str, state_id: str, instance_id: str, version: str) -> None:
+        """Give a site's session to a process of it; the same state folder takes over at once.
+
+        Raises:
+            LinkRefusedError: ``second_process``: another state folder has it, and was heard of in
+                the last :data:`SESSION_SECONDS`.
+        """
+        now = time.time()
+        with self._begin() as db:
+            row = db.execute(
+                sql.select(_session).where(_session.c.site == site).with_for_update()
+            ).one_or_none()
+            if row is not None and row.is_open and row.state_id != state_id:
+                silent = now - row.last_contact
+                if silent < SESSION_SECONDS:
+                    why = f"another state folder of site {site!r} is connected"
+                    raise LinkRefusedError(code="second_process", why=why)
+            values = {
+                "state_id": state_id,
+                "instance_id": instance_id,
+                "version": version,
+                "is_open": True,
+                "opened": now,
+                "last_contact": now,
+            }
+            if row is None:
+                db.execute(_session.insert().values(site=site, **values))
+            else:
+                db.execute(_session.update().where(_session.c.site == site).values(values))
+
+    def touch_sessions(self, sites: Iterable[str]) -> None:
+        """Note that these sites are connected now."""
+        with self._begin() as db:
+            heard = _session.update().where(_session.c.site.in_(list(sites)))
+            db.execute(heard.values(last_contact=time.time()))
+
+    def close_session(self, site: str, instance_id: str) -> None:
+        """The site's process is gone; one that took over since stays."""
+        own = sql.and_(_session.c.site == site, _session.c.instance_id == instance_id)
+        with self._begin() as db:
+            db.execute(_session.update().where(own).values(is_open=False))
+
+    def close_all_sessions(self) -> None:
+        """The link starts: whoever was connected no longer is."""
+        with self._begin() as db:
+            db.execute(_session.update().values(is_open=False))
+
+    def sessions(self) -> list[SiteSession]:
+        """The last session of each site that ever had one, sorted by name."""
+        with self._begin(reads_only=True) as db:
+            rows = db.execute(sql.select(_session).order_by(_session.c.site)).all()
+        return [
+            SiteSession(r.site, r.instance_id, r.version, r.is_open, r.opened, r.last_contact)
+            for r in rows
+        ]
+
+    def sites_at_work(self) -> set[str]:
+        """Sites that were sent an order and have not answered."""
+        wanted = sql.select(_order.c.site).where(_order.c.state == "open", _order.c.attempt > 0)
+        with self._begin(reads_only=True) as db:
+            return set(db.scalars(wanted))
+
+    @contextmanager
+    def _begin(self, *, reads_only: bool = False) -> Iterator[sql.Connection]:
+        engine = self._reading if reads_only else self._engine
+        try:
+            with engine.begin() as db:
+                yield db
+        except OperationalError as error:
+            reason = str(error.orig).splitlines()[0] if error.orig else "cannot be used"
+            raise DiskProblemError(self._url.render_as_string(), reason) from error
+        except SQLAlchemyError as error:
+            raise DiskProblemError(self._url.render_as_string(), type(error).__name__) from error
+
+
+def _begin_sqlite(connection: sql.Connection) -> None:
+    # A transaction that reads first and then writes must lock first, or it fails when another
+    # process wrote in between.
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")
+
+
+def _make_durable(connection: Any, record: Any) -> None:
+    connection.isolation_level = None  # we begin transactions ourselves
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _row(order: StoredOrder) -> dict[str, Any]:
+    return {
+        "key": order.key,
+        "site": order.site,
+        "run": order.run,
+        "round": order.round,
+        "message_type": order.message_type,
+        "content": to_wire(order.content).SerializeToString(),
+        "state": order.state,
+        "attempt": order.attempt,
+        "submission": order.submission,
+        "expires": order.expires,
+    }
+
+
+def _order_of(row: Any) -> StoredOrder:
+    return StoredOrder(
+        key=row.key,
+        site=row.site,
+        run=row.run,
+        round=row.round,
+        message_type=row.message_type,
+        content=_parcel(row.content),
+        submission=row.submission,
+        expires=row.expires,
+        attempt=row.attempt,
+        state=row.state,
+    )
+
+
+def _parcel(data: bytes) -> Parcel:
+    return from_wire(wire.Parcel.FromString(data))
+
+
+def _is_past(order: StoredOrder) -> bool:
+    return order.expires is not None and order.expires < time.time()

@@ -1,0 +1,54 @@
+"""The numbered steps of the protocol. The code names each where it has been taken.
+
+``docs/protocol.md`` says for each what is durable. A fault harness stops a process at a step:
+``ASTERION_STOP_AT=C3:2:FILE`` kills it the second time that it takes step C3, once: ``FILE`` then
+exists. Without the variable a step costs one comparison.
+"""
+
+import os
+import signal
+from pathlib import Path
+
+STOP_VARIABLE = "ASTERION_STOP_AT"
+
+STEPS: dict[str, str] = {
+    "C1": "the asking is on record",
+    "C2": "the order's large parts are stored",
+    "C3": "the orders are posted",
+    "L1": "the site's session is open",
+    "L2": "the order is sent to the site",
+    "S1": "the site has the order",
+    "S2": "the order's chunks are stored at the site",
+    "S3": "the site has trained",
+    "S4": "the site's report is stored, nothing is charged",
+    "S5": "the report is charged",
+    "S6": "the report is offered",
+    "L3": "some chunks of the report are stored",
+    "L4": "all chunks of the report are stored",
+    "L5": "the report is stored",
+    "S7": "the site knows that its report is stored",
+    "C4": "the report is pulled",
+    "C5": "the round is folded",
+    "C6": "the checkpoint is stored",
+    "C7": "the round's orders and reports are reclaimed",
+    "C8": "the result is written",
+}
+"""C: the run's process at the coordinator; L: the link's; S: the site's runner. In the order of an
+undisturbed round."""
+
+_wanted: list[str] = os.environ.get(STOP_VARIABLE, "").split(":", 2)
+_times: dict[str, int] = {}
+
+
+def reached(step: str) -> None:
+    """Name a step that was just taken."""
+    if _wanted[0] == step:
+        _stop(step)
+
+
+def _stop(step: str) -> None:
+    _times[step] = _times.get(step, 0) + 1
+    number, done = int(_wanted[1]), Path(_wanted[2])
+    if _times[step] == number and not done.exists():
+        done.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
