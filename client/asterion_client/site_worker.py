@@ -20,6 +20,7 @@ from asterion_client.privacy_release import (
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
+from asterion_client.update_rounding import rounded, store_residual
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
@@ -28,6 +29,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.privacy.summed_vector import Words
 from asterion_shared.reports.pictures import draw_examples
 from asterion_shared.tasks.prediction import model_predictor
+from asterion_shared.update_codec import EncodedUpdate
 
 
 class SiteWorker:
@@ -55,6 +57,7 @@ class SiteWorker:
             DiskProblemError: the state folder cannot be written.
             BudgetSpentError: the report would cost more privacy than the site allows.
             LedgerStoppedError: the site's ledger lacks what it once had.
+        FileProblemError: what rounding lost in the round before cannot be read.
         """
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
@@ -75,8 +78,12 @@ class SiteWorker:
             return counted if order.plan.secure_sum is None else counted.bare()
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         report = work(order, data, workspace, folder)
-        if order.plan.secure_sum is None and report.update is not None:
-            self._charge(order, data, report.update)
+        if order.plan.secure_sum is None:
+            report, residual = rounded(order, report, folder)
+            leaves = report.encoded or report.update
+            if leaves is not None:
+                self._charge(order, data, leaves)
+            store_residual(folder, order.round, residual)
         remember(folder, order, report)
         if order.phase == "evaluate":
             # The model still has the weights of the order, so the pictures show what was scored.
@@ -84,7 +91,9 @@ class SiteWorker:
             report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
         return report if order.plan.secure_sum is None else self._secure.hold(order, report)
 
-    def _charge(self, order: Order, data: SiteData, payload: Vector | Words) -> None:
+    def _charge(
+        self, order: Order, data: SiteData, payload: Vector | Words | EncodedUpdate
+    ) -> None:
         """Charge what is about to leave; the report that it leaves with tells the ledger's head."""
         payload_bytes = payload.tobytes()
         self._head = charge_release(self.settings, self.folder, order, data, payload_bytes)
