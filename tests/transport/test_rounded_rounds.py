@@ -3,6 +3,7 @@
 import hashlib
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,11 +37,14 @@ from asterion_shared.flower_messages import encode_report
 from asterion_shared.messages import Order
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result
+from asterion_shared.settings_files import validate
 from asterion_shared.update_codec import encode
+from asterion_sim.engines.choice import read_wish
 from asterion_sim.engines.shared_base import SharedBase
 from asterion_sim.engines.vectorised import Vectorised
+from asterion_sim.faults import FaultSchedule, FaultSettings
 from asterion_sim.simulate import simulate
-from asterion_sim.virtual_cohort import read_virtual_sites
+from asterion_sim.virtual_cohort import VirtualCohort, VirtualSites, read_virtual_sites
 
 KINDS = ("bf16", "int8")
 UPDATE = np.array([0.5, -2.0, 0.01], np.float32)
@@ -192,6 +196,22 @@ def test_live_with_a_stop_in_between_and_simulated_end_in_the_same_bytes(
     assert (tmp_path / "alone/model.safetensors").read_bytes() not in models
 
 
+def test_what_a_late_site_keeps_moves_on_and_that_of_a_crashed_one_does_not(
+    tmp_path: Path,
+) -> None:
+    plan = plan_of("mlp", transport={"update": "int8"}, rounds={"count": 2})
+    sites = VirtualSites({site.site: site for site in sites_of(plan)}, {})
+    entries = [
+        {"kind": "late", "sites": ["site_1"], "rounds": "1-2"},
+        {"kind": "crash", "sites": ["site_2"], "rounds": "1-2"},
+    ]
+    known = [validate(FaultSettings, entry, "scenario") for entry in entries]
+    schedule = FaultSchedule(known, plan.seed, sorted(sites.data))
+    simulate(plan, sites, tmp_path, schedule=schedule, report=False)
+    kept = {path.parent.name for path in tmp_path.rglob("residual-000002.*")}
+    assert kept == {"site_0", "site_1", "site_3"}
+
+
 LEDGER = "[privacy]\nepsilon_limit = 100.0\ndelta = 1e-5\n"
 WHOLE = {"protects": "site", "noise": "site", "clip_norm": 0.5, "noise_multiplier": 3.0,
          "epsilon_limit": 50.0}  # fmt: skip
@@ -273,11 +293,6 @@ def test_engines_that_are_not_exact_refuse_by_name(kernel: type, kind: str) -> N
 
 def test_workers_share_the_residuals(tmp_path: Path) -> None:
     """Wherever a chunk is trained, a site's residual is found."""
-    from contextlib import closing
-
-    from asterion_sim.engines.choice import read_wish
-    from asterion_sim.virtual_cohort import VirtualCohort, VirtualSites
-
     plan = plan_of("mlp", transport={"update": "int8"}, rounds={"count": 4})
     sites = VirtualSites({site.site: site for site in sites_of(plan)}, {})
     wishes = {
