@@ -40,16 +40,19 @@ def rounded(order: Order, report: Report, folder: Path) -> tuple[Report, Vector 
     transport = order.plan.transport
     if transport.update == "float32" or report.update is None:
         return report, None
-    before = None
-    if transport.error_feedback:
-        before = _restore_residual(folder, order.round, report.update.size)
+    size, feedback = report.update.size, transport.error_feedback
     try:
-        encoded, lost = encode(report.update, transport.update, before)
+        # Nothing holds the old residual once it is used: it is as large as the model.
+        encoded, lost = encode(
+            report.update,
+            transport.update,
+            _restore_residual(folder, order.round, size) if feedback else None,
+        )
     except ValueError as error:
         msg = f"the update of round {order.round} cannot be rounded: {error}"
         raise OrderRefusedError(msg, code="diverged") from None
     report = replace(report, update=decode(encoded), encoded=encoded)
-    return report, lost if transport.error_feedback else None
+    return report, lost if feedback else None
 
 
 def store_residual(folder: Path, round_: int, residual: Vector | None) -> None:

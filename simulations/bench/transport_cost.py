@@ -4,7 +4,7 @@ Three updates of one site of the study of nuclei: of a training with Adam; nearl
 learning rate is a thousandth of a thousandth; and clipped and noised as for the protection of
 sites. Prints the tables for ``docs/performance.md`` and writes ``transport_cost.json``::
 
-    python -m bench.transport_cost --data DATA
+    python simulations/bench/transport_cost.py --data DATA
 """
 
 import argparse

@@ -2,11 +2,12 @@
 
 Every form of ``[transport] update`` is run with the same seeds, so that a difference has no other
 cause than the rounding, with error feedback and without. Beside the differences stands how much
-the float32 result itself varies with the seed. Prints the table for ``docs/performance.md`` and
-writes ``transport_deviation.json``::
+the float32 result itself varies: with the seed, and with an engine that computes the same in
+another order. Prints the table for ``docs/performance.md`` and writes
+``transport_deviation.json``::
 
-    python -m bench.transport_deviation --data DATA
-    python -m bench.transport_deviation --data DATA --problems heart --seeds 2
+    python simulations/bench/transport_deviation.py --data DATA
+    python simulations/bench/transport_deviation.py --data DATA --problems heart --seeds 2
 """
 
 import argparse
@@ -14,15 +15,17 @@ import json
 import shutil
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import get_args
 
 from asterion_shared.parameters import layout_of
 from asterion_shared.plan import Plan, read_plan
 from asterion_shared.tasks import initial_model
-from asterion_shared.transport_settings import UpdateKind
+from asterion_shared.transport_settings import RoundedKind, UpdateKind
 from asterion_shared.update_codec import num_scales
 from asterion_sim import prepare_chest, prepare_heart
+from asterion_sim.engines.choice import EngineWish, KernelName
 from asterion_sim.plan_values import Values, changed
 from asterion_sim.simulate import simulate
 from asterion_sim.studies import PLANS
@@ -56,23 +59,46 @@ PROBLEMS: Mapping[str, Problem] = {
     "chest": Problem("chest", prepare_chest.prepare, "auroc", {}),
     "chest, SGD": Problem("chest", prepare_chest.prepare, "auroc", SGD),
 }
-FORMS: Sequence[tuple[UpdateKind, bool]] = (
-    ("float32", True), ("bf16", True), ("bf16", False), ("int8", True), ("int8", False),
-)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How updates are formed and sent.
+
+    Attributes:
+        update: the plan's ``transport.update``.
+        feedback: the plan's ``transport.error_feedback``.
+        kernel: of the engine; any but ``sequential`` differs in the last digits of each update,
+            which shows how far training carries a difference of no meaning.
+    """
+
+    update: UpdateKind
+    feedback: bool = True
+    kernel: KernelName = "sequential"
+
+
+EXACT = Form("float32")
+FORMS = (
+    EXACT,
+    Form("float32", kernel="vectorised"),
+    *(Form(kind, feedback) for kind in get_args(RoundedKind) for feedback in (True, False)),
+)
 BYTES: Mapping[UpdateKind, int] = {"float32": 4, "bf16": 2, "int8": 1}
 
 
-def final_metric(problem: Problem, plan: Plan, sites: VirtualSites, out: Path) -> float:
+def final_metric(problem: Problem, plan: Plan, sites: VirtualSites, form: Form, out: Path) -> float:
     """The metric of a plan's finished run.
 
     Args:
         problem: names the metric.
-        plan: what is run, by the hospital's own step.
+        plan: what is run.
         sites: the study's.
+        form: names the engine.
         out: folder of the run; what is there is removed, before and after.
     """
     shutil.rmtree(out, ignore_errors=True)
-    value = simulate(plan, sites, out, report=False).final_metrics[problem.metric]
+    wish = EngineWish(kernel=form.kernel, over="here")
+    value = simulate(plan, sites, out, report=False, wish=wish).final_metrics[problem.metric]
     shutil.rmtree(out)
     if value is None:
         msg = f"{problem.metric} of {plan.name} is undefined"
@@ -80,12 +106,12 @@ def final_metric(problem: Problem, plan: Plan, sites: VirtualSites, out: Path) -
     return float(value)
 
 
-def with_form(plan: Plan, seed: int, kind: UpdateKind, feedback: bool) -> Plan:
+def with_form(plan: Plan, seed: int, form: Form) -> Plan:
     """The plan with a seed and a form, and measured at its end alone."""
     values = {
         "seed": seed,
-        "transport.update": kind,
-        "transport.error_feedback": feedback,
+        "transport.update": form.update,
+        "transport.error_feedback": form.feedback,
         "rounds.evaluate_every": plan.rounds.count,
     }
     return changed(plan, values, plan.name)
@@ -104,30 +130,33 @@ def measure(name: str, data: Path, seeds: Sequence[int], out: Path) -> list[dict
     plan = changed(read_plan(PLANS / f"{problem.study}.toml"), problem.changes, name)
     sites = read_virtual_sites(plan, problem.prepare(data, out / "sites"))
     size = layout_of(initial_model(plan), plan.parameters).size
-    values: dict[tuple[UpdateKind, bool], list[float]] = {}
-    for kind, feedback in FORMS:
-        values[kind, feedback] = [
-            final_metric(problem, with_form(plan, seed, kind, feedback), sites, out / "run")
+    values: dict[Form, list[float]] = {}
+    for form in FORMS:
+        values[form] = [
+            final_metric(problem, with_form(plan, seed, form), sites, form, out / "run")
             for seed in seeds
         ]
-        say(f"{name}: {kind}, feedback {feedback}: {values[kind, feedback]}")
-    exact = values["float32", True]
+        say(f"{name}: {form}: {values[form]}")
+    exact = values[EXACT]
     return [
         {
             "problem": name,
             "metric": problem.metric,
             "weights": size,
-            "update": kind,
-            "error_feedback": feedback,
-            "bytes_up": BYTES[kind] * size + (4 * num_scales(kind, size) if kind == "int8" else 0),
+            **asdict(form),
+            "bytes_up": BYTES[form.update] * size + 4 * _num_scales(form, size),
             "values": found,
             "mean": statistics.mean(found),
             "seed_deviation": statistics.stdev(found),
             "mean_difference": statistics.mean(v - e for v, e in zip(found, exact, strict=True)),
             "largest_difference": max(abs(v - e) for v, e in zip(found, exact, strict=True)),
         }
-        for (kind, feedback), found in values.items()
+        for form, found in values.items()
     ]
+
+
+def _num_scales(form: Form, size: int) -> int:
+    return 0 if form.update == "float32" else num_scales(form.update, size)
 
 
 def table(rows: Sequence[Mapping[str, object]]) -> str:
@@ -138,15 +167,16 @@ def table(rows: Sequence[Mapping[str, object]]) -> str:
     )
     lines = [head, "|" + " --- |" * 8]
     for row in rows:
-        rounded = row["update"] != "float32"
-        feedback = ("yes" if row["error_feedback"] else "no") if rounded else "-"
-        differences = (
-            f"{row['mean_difference']:+.4f} | {row['largest_difference']:.4f}"
-            if rounded else "- | -"
-        )  # fmt: skip
+        kind = row["update"]
+        feedback = ("yes" if row["feedback"] else "no") if kind != "float32" else "-"
+        other = row["kernel"] != EXACT.kernel
+        differences = f"{row['mean_difference']:+.4f} | {row['largest_difference']:.4f}"
+        if kind == "float32" and not other:
+            differences = "- | -"
         lines.append(
-            f"| {row['problem']} | {row['update']} | {feedback} | {row['bytes_up']:,} "
-            f"| {row['metric']} {row['mean']:.4f} | {row['seed_deviation']:.4f} | {differences} |"
+            f"| {row['problem']} | {kind}{', another engine' if other else ''} | {feedback} "
+            f"| {row['bytes_up']:,} | {row['metric']} {row['mean']:.4f} "
+            f"| {row['seed_deviation']:.4f} | {differences} |"
         )
     return "\n".join(lines)
 

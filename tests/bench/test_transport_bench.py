@@ -56,7 +56,7 @@ def test_the_codec_is_timed_on_as_many_weights_as_asked_for() -> None:
 
 
 def test_the_forms_of_a_problem_differ_in_nothing_else() -> None:
-    plans = [transport_deviation.with_form(PLAN, 3, *form) for form in transport_deviation.FORMS]
+    plans = [transport_deviation.with_form(PLAN, 3, form) for form in transport_deviation.FORMS]
     assert len({plan.sha256 for plan in plans}) == 5
     same = [plan.model_copy(update={"transport": PLAN.transport}) for plan in plans]
     assert len({plan.sha256 for plan in same}) == 1

@@ -1,6 +1,7 @@
 """A rounded update as records: what a plan may ask for, what the gate lets out, what is refused."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, RecordDict
 from flwr.common.serde import recorddict_from_proto, recorddict_to_proto
+from hypothesis import given
+from hypothesis import strategies as st
 from tests.flower.conftest import FakeSites, make_order, make_plan, make_report
 
 from asterion_client.egress import reply
@@ -19,6 +22,7 @@ from asterion_shared.errors import (
 )
 from asterion_shared.flower_messages import decode_answer, encode_report
 from asterion_shared.messages import NoReport, Order, Report
+from asterion_shared.transport_settings import UpdateKind
 from asterion_shared.update_codec import decode, encode
 
 
@@ -214,3 +218,28 @@ def test_the_gate_lets_out_the_plans_form_alone(kind: str, tmp_path: Path) -> No
         refused = decode_answer(reply(bad, asked), "north", 3)
         assert isinstance(refused, NoReport)
         assert refused.code == "report_rejected"
+
+
+array = st.builds(
+    Array,
+    st.sampled_from(["int8", "bfloat16", "float32", "x"]),
+    st.lists(st.integers(0, 5), max_size=2).map(tuple),
+    st.sampled_from(["asterion.int8", "asterion.bfloat16le", "asterion.float32le", "x"]),
+    st.binary(max_size=16),
+)
+
+
+@given(
+    record=st.dictionaries(st.sampled_from(["codes", "scales", "vector", "x"]), array),
+    kind=st.sampled_from(["float32", *KINDS]),
+)
+def test_whatever_stands_for_an_update_is_a_vector_or_rejected(
+    record: dict[str, Array], kind: UpdateKind
+) -> None:
+    content = plain()
+    content["update"] = ArrayRecord(record)
+    with suppress(ReportRejectedError):
+        got = decode_answer(content, "north", 3, kind)
+        assert isinstance(got, Report)
+        assert got.update is not None
+        assert (got.update.dtype, got.update.shape) == (np.float32, (3,))
