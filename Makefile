@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private
+.PHONY: proto demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -50,6 +50,10 @@ bench-curves: $(INSTALLED)  ## limits of the machine; cost by sites, model and c
 bench-private: $(INSTALLED)  ## the private step beside the plain one, and a site's whole one beside Opacus's
 	$(BIN)/python simulations/bench/private_step.py
 	$(BIN)/python simulations/bench/private_live_step.py
+
+bench-transport: $(INSTALLED)  ## rounded updates and packed chunks, on the data in $$ASTERION_DATA
+	$(BIN)/python simulations/bench/transport_cost.py --data $$ASTERION_DATA
+	$(BIN)/python simulations/bench/transport_deviation.py --data $$ASTERION_DATA
 
 wheels: $(INSTALLED)  ## the three wheels, into dist/
 	for folder in shared client .; do \

@@ -27,6 +27,7 @@ from asterion_shared.errors import (
 from asterion_shared.flower_messages import Refusal, encode_refusal, encode_report
 from asterion_shared.messages import REASON_CODES, Order, Report
 from asterion_shared.metrics import check_statistics
+from asterion_shared.update_codec import check
 
 LOG = logging.getLogger("asterion.site")
 MOST_COUNT = 10**9
@@ -175,10 +176,22 @@ def _head_is_right(report: Report, order: Order) -> bool:
 
 
 def _update_problem(report: Report, order: Order) -> str:
-    update = report.update
+    update, encoded = report.update, report.encoded
     if order.phase != "train" or order.weights is None:
-        unasked = update is not None or (order.phase == "count" and bool(report.statistics))
+        unasked = (
+            update is not None
+            or encoded is not None
+            or (order.phase == "count" and bool(report.statistics))
+        )
         return "report_rejected" if unasked else ""
     if update is None or update.dtype != np.float32 or update.shape != order.weights.shape:
         return "report_rejected"
+    if ("float32" if encoded is None else encoded.kind) != order.plan.transport.update:
+        return "report_rejected"
+    if encoded is not None:
+        try:
+            check(encoded, update.size)
+        except ValueError as error:
+            LOG.warning("%s", describe(error, "report_rejected"))
+            return "report_rejected"
     return "" if bool(np.isfinite(update).all()) else "diverged"

@@ -21,6 +21,7 @@ from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
 from asterion_client.stored_reports import StoredReports
+from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.link.steps import reached
@@ -30,6 +31,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.privacy.summed_vector import Words
 from asterion_shared.reports.pictures import draw_examples
 from asterion_shared.tasks.prediction import model_predictor
+from asterion_shared.update_codec import EncodedUpdate
 
 
 class SiteWorker:
@@ -57,6 +59,7 @@ class SiteWorker:
             DiskProblemError: the state folder cannot be written.
             BudgetSpentError: the report would cost more privacy than the site allows.
             LedgerStoppedError: the site's ledger lacks what it once had.
+        FileProblemError: what rounding lost in the round before cannot be read.
         """
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
@@ -78,8 +81,10 @@ class SiteWorker:
         report = self._worked(order, data)
         if order.plan.secure_sum is not None:
             return self._secure.hold(order, report)
-        if report.update is not None:
-            self._charge(order, data, report.update)
+        leaves = report.encoded or report.update
+        if leaves is not None:
+            self._charge(order, data, leaves)
+            keep_residual(self.run_folder(order.run), order.round)
             reached("S5")
         return report
 
@@ -91,6 +96,9 @@ class SiteWorker:
             return found
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         report = work(order, data, workspace, folder)
+        if order.plan.secure_sum is None:
+            report, residual = rounded(order, report, folder)
+            store_residual(folder, order.round, residual)
         reached("S3")
         remember(folder, order, report)
         if order.phase == "evaluate":
@@ -101,7 +109,9 @@ class SiteWorker:
         reached("S4")
         return report
 
-    def _charge(self, order: Order, data: SiteData, payload: Vector | Words) -> None:
+    def _charge(
+        self, order: Order, data: SiteData, payload: Vector | Words | EncodedUpdate
+    ) -> None:
         """Charge what is about to leave; the report that it leaves with tells the ledger's head."""
         payload_bytes = payload.tobytes()
         self._head = charge_release(self.settings, self.folder, order, data, payload_bytes)

@@ -5,6 +5,7 @@ global weights included) gets the stored report, so nothing is trained twice, an
 private run is one release however often it is sent.
 """
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
 from asterion_shared.link.records import pack, unpack
 from asterion_shared.messages import Order, Report
 from asterion_shared.privacy.summed_vector import order_sha256
+from asterion_shared.vector_records import codes_of
 
 KEPT_ROUNDS = 2
 """Rounds of a run whose reports stay: the last one, and the one before it."""
@@ -62,10 +64,16 @@ class StoredReports:
         size = None if order.weights is None else order.weights.size
         try:
             parcel = from_wire(wire.Parcel.FromString(path.read_bytes()))
-            found = decode_answer(unpack(parcel, self._blobs.view), self._site, size)
+            content = unpack(parcel, self._blobs.view)
+            found = decode_answer(content, self._site, size, order.plan.transport.update)
+            if not isinstance(found, Report):
+                return None
+            kind = order.plan.transport.update
+            if kind == "float32" or found.update is None:
+                return found
+            return replace(found, encoded=codes_of(content["update"], size, kind))
         except (OSError, ValueError, DecodeError, ReportRejectedError):
             return None
-        return found if isinstance(found, Report) else None
 
     def store(self, order: Order, report: Report) -> None:
         """Keep a report; durable when it returns. Those of older rounds go.

@@ -211,7 +211,8 @@ class _Round:
         if reply.has_error():
             return self._failure(site, reply.error.code)
         try:
-            answer = decode_answer(reply.content, site, self._size)
+            kind = self._order.plan.transport.update
+            answer = decode_answer(reply.content, site, self._size, kind)
         except ReportRejectedError as error:
             answer = NoReport(site=site, outcome="failed", code=error.code, stage="receiving")
         if isinstance(answer, Report):

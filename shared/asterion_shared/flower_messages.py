@@ -1,9 +1,9 @@
 """Orders and answers as Flower records. Numbers, codes and one flat vector; never a pickle.
 
 An order is a ``ConfigRecord`` of plain values and, unless it counts, an ``ArrayRecord`` with the
-weights as raw little-endian float32. An answer is either a report (counts, the update, statistics
-as lists of numbers) or a refusal (a code and a stage). Decoding is strict: unknown, missing or
-oversized parts are refused, because the other side may be broken or hostile.
+weights as raw little-endian float32. An answer is either a report (counts, the update or its codes,
+statistics as lists of numbers) or a refusal (a code and a stage). Decoding is strict: unknown,
+missing or oversized parts are refused, because the other side may be broken or hostile.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from asterion_shared.errors import AsterionError, OrderRefusedError, ReportRejectedError
 from asterion_shared.messages import (
@@ -25,15 +25,18 @@ from asterion_shared.messages import (
     SumStep,
 )
 from asterion_shared.metrics import Statistic
-from asterion_shared.parameters import Vector
 from asterion_shared.plan import parse_plan
+from asterion_shared.transport_settings import UpdateKind
+from asterion_shared.vector_records import (
+    MOST_WEIGHTS,
+    codes_record,
+    update_of,
+    vector_of,
+    vector_record,
+)
 
 FORMAT = 1
 """Version of the records; both sides must have the same."""
-
-VECTOR_TYPE = "asterion.float32le"
-MOST_WEIGHTS = 2**31
-"""Largest number of weights (8 GiB)."""
 
 MOST_TEXT_BYTES = 2**20
 """Longest plan, in bytes of JSON."""
@@ -132,7 +135,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             _fail(f"phase is {fields['phase']!r:.40}")
         if len(fields["plan"]) > MOST_TEXT_BYTES:
             _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
-        weights = _vector(content, "weights", None) if "weights" in content else None
+        weights = vector_of(content["weights"], "weights", None) if "weights" in content else None
         if ("sum" in content) != (fields["phase"] == "sum"):
             _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
         step = _sum_order(content, fields["site"]) if "sum" in content else None
@@ -187,7 +190,9 @@ def encode_report(report: Report) -> RecordDict:
     kinds = {name: statistic.kind for name, statistic in report.statistics.items()}
     numbers = {name: s.values.tolist() for name, s in report.statistics.items()}
     content["kinds"], content["statistics"] = ConfigRecord(dict(kinds)), MetricRecord(numbers)
-    if report.update is not None:
+    if report.encoded is not None:
+        content["update"] = codes_record(report.encoded)
+    elif report.update is not None:
         content["update"] = vector_record(report.update)
     if report.sum_message:
         content["sum"] = ConfigRecord({"format": FORMAT, "message": report.sum_message})
@@ -200,13 +205,19 @@ def encode_refusal(refusal: Refusal) -> RecordDict:
     return RecordDict({"refusal": record})
 
 
-def decode_answer(content: RecordDict, site: str, size: int | None) -> Report | NoReport:
+def decode_answer(
+    content: RecordDict, site: str, size: int | None, kind: UpdateKind = "float32"
+) -> Report | NoReport:
     """Read a site's answer at the coordinator.
 
     Args:
         content: what came.
         site: the name under which the sender's key is enrolled.
         size: length that an update must have; None when the order has no weights.
+        kind: the form that an update must have: the plan's.
+
+    Returns:
+        A report with its update in float32, whatever the form; or the reason for none.
 
     Raises:
         ReportRejectedError: it is not an answer of this version, or a part is out of bounds.
@@ -215,7 +226,7 @@ def decode_answer(content: RecordDict, site: str, size: int | None) -> Report | 
         if "refusal" in content:
             fields = _fields(content, "refusal", _REFUSAL, also=())
             return _no_report(site, fields["code"], fields["stage"])
-        return _report(content, site, size)
+        return _report(content, site, size, kind)
     except ValueError as error:
         raise ReportRejectedError(site, "report_rejected", str(error)) from None
 
@@ -241,12 +252,6 @@ def _config_bytes(value: object) -> int:
     return 1 if isinstance(value, bool) else 8
 
 
-def vector_record(vector: Vector) -> ArrayRecord:
-    """A float32 vector as one array of raw little-endian bytes."""
-    data = np.ascontiguousarray(vector, "<f4").tobytes()
-    return ArrayRecord({"vector": Array("float32", (vector.size,), VECTOR_TYPE, data)})
-
-
 def _no_report(site: str, code: str, stage: str) -> NoReport:
     if code not in REASON_CODES or stage not in STAGES:
         _fail(f"unknown code {code!r:.40} or stage {stage!r:.40}")
@@ -254,7 +259,7 @@ def _no_report(site: str, code: str, stage: str) -> NoReport:
     return NoReport(site=site, outcome=outcome, code=code, stage=stage)
 
 
-def _report(content: RecordDict, site: str, size: int | None) -> Report:
+def _report(content: RecordDict, site: str, size: int | None, kind: UpdateKind) -> Report:
     summed = ("sum",) if "sum" in content else ()
     known = _REPORT | _present(content, "report", {"train_loss": float} | _HEAD)
     fields = _fields(content, "report", known, also=("kinds", "statistics", "update", *summed))
@@ -271,7 +276,7 @@ def _report(content: RecordDict, site: str, size: int | None) -> Report:
         num_test=fields["num_test"],
         num_bad_files=fields["num_bad_files"],
         manifest_sha256=fields["manifest_sha256"],
-        update=_vector(content, "update", size) if "update" in content else None,
+        update=update_of(content["update"], size, kind) if "update" in content else None,
         num_steps=fields["num_steps"],
         train_loss=fields.get("train_loss"),
         statistics=_statistics(content),
@@ -337,19 +342,6 @@ def _typed(content: RecordDict, name: str, types: Mapping[str, type]) -> dict[st
     if record["format"] != FORMAT:
         _fail(f"the record is of format {record['format']!r}, this side has {FORMAT}")
     return dict(record)
-
-
-def _vector(content: RecordDict, name: str, size: int | None) -> Vector:
-    record = content[name]
-    array = record.get("vector") if isinstance(record, ArrayRecord) and len(record) == 1 else None
-    if array is None or array.dtype != "float32" or array.stype != VECTOR_TYPE:
-        _fail(f"{name} is not one float32 vector")
-    length = len(array.data) // 4
-    if array.shape != (length,) or len(array.data) != 4 * length or length > MOST_WEIGHTS:
-        _fail(f"{name} has shape {array.shape} and {len(array.data)} bytes")
-    if size is not None and length != size:
-        _fail(f"{name} has {length} numbers, needed are {size}")
-    return np.frombuffer(array.data, "<f4").astype(np.float32)
 
 
 def _fail(message: str) -> NoReturn:

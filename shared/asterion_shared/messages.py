@@ -10,6 +10,7 @@ import numpy.typing as npt
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+from asterion_shared.update_codec import EncodedUpdate
 
 Phase = Literal["count", "train", "evaluate", "sum"]
 
@@ -125,6 +126,8 @@ class Report:
         sum_message: the site's message in a step of a secure sum; empty in the other phases.
         ledger_head: of the site's privacy ledger once the update was charged, 64 hex digits; None
             when nothing was charged.
+        encoded: at the site, the codes that leave in place of ``update``, which is then what they
+            stand for; None where the plan does not round, and at the coordinator.
     """
 
     site: str
@@ -142,12 +145,14 @@ class Report:
     update_norm: float | None = None
     sum_message: bytes = b""
     ledger_head: str | None = None
+    encoded: EncodedUpdate | None = None
 
     @property
     def is_bare(self) -> bool:
         """Whether it says no more than that the site is ready, beside its message of a sum."""
         counts = (self.num_examples, self.num_test, self.num_bad_files, self.num_steps)
-        unsaid = self.update is None and self.train_loss is None and self.update_norm is None
+        numbers = (self.update, self.encoded, self.train_loss, self.update_norm)
+        unsaid = all(number is None for number in numbers)
         return unsaid and not self.statistics and not any(counts)
 
     def bare(self) -> "Report":

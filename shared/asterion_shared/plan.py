@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from asterion_shared.evaluation_settings import EvaluationSettings
 from asterion_shared.privacy.plan_rules import (
     PRIVACY_RULES,
     SECURE_SUM_RULES,
@@ -19,6 +20,7 @@ from asterion_shared.privacy.plan_rules import (
 )
 from asterion_shared.privacy.settings import PrivacySettings, SecureSumSettings
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
+from asterion_shared.transport_settings import TRANSPORT_RULES, TransportSettings
 
 _CODES = re.compile(r"-?\d+(\.\d+)?(\|-?\d+(\.\d+)?)*")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
@@ -288,26 +290,6 @@ class RoundSettings(Settings):
     )
 
 
-class EvaluationSettings(Settings):
-    """How the metrics are formed. Edges are fixed here, before any data are seen."""
-
-    score_bins: Annotated[int, Field(ge=10, le=100_000)] = 1000
-    """Bins of the score histograms behind AUROC and AUPRC."""
-
-    anomaly_score_range: tuple[Positive, Positive] = (1e-4, 1e2)
-    """First and last edge of an anomaly score's logarithmic bins; others are counted apart."""
-
-    false_alarm_rate: Annotated[float, Field(gt=0, lt=1)] = 0.1
-    """False-alarm rate at which the sensitivity is stated."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        rule(
-            lambda e: e.anomaly_score_range[0] < e.anomaly_score_range[1],
-            lambda e: f"anomaly_score_range is {e.anomaly_score_range}; put the smaller first",
-        ),
-    )
-
-
 class Plan(Settings):
     """What a run is: task, data, model, algorithm, rounds, seed."""
 
@@ -329,6 +311,7 @@ class Plan(Settings):
     local: LocalSettings = LocalSettings()
     rounds: RoundSettings = RoundSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
+    transport: TransportSettings = TransportSettings()
     privacy: PrivacySettings | None = None
     """Differential privacy; absent: updates leave the sites as they are."""
 
@@ -367,6 +350,7 @@ class Plan(Settings):
         ),
         *PRIVACY_RULES,
         *SECURE_SUM_RULES,
+        *TRANSPORT_RULES,
     )
 
     def canonical(self) -> str:

@@ -23,15 +23,15 @@ class FaultyCohort:
 
     Faults strike orders to train, and the count where the schedule names round 0; the closing
     evaluation is left alone, so that the final model is measured at every site. A site that is
-    late has worked, so the tensors that it keeps for itself have moved on; one that crashed or
-    was never reached has not.
+    late has worked, so what it keeps for itself (tensors, what rounding lost) has moved on; one
+    that crashed or was never reached has not.
 
     Args:
         inner: the cohort that works; if it folds, sites whose update is as it should be are
             folded by it.
         schedule: what goes wrong.
-        train_late: whether late sites do their lost work; False saves the time where the network
-            has no tensor that a site keeps, and changes nothing else.
+        train_late: whether late sites do their lost work; False saves the time where a site
+            keeps nothing from round to round, and changes nothing else.
     """
 
     def __init__(self, inner: Cohort, schedule: FaultSchedule, *, train_late: bool = True) -> None:

@@ -66,7 +66,8 @@ def simulate(
     engine = VirtualCohort(plan, sites, out / "sites", wish)
     cohort: Cohort = engine
     if schedule is not None:
-        keeps = bool(layout_of(initial_model(plan), plan.parameters).kept)
+        rounds = plan.transport.update != "float32" and plan.transport.error_feedback
+        keeps = rounds or bool(layout_of(initial_model(plan), plan.parameters).kept)
         cohort = FaultyCohort(engine, schedule, train_late=keeps)
 
     def facts(asked: Mapping[int, Sequence[str]]) -> Simulation:

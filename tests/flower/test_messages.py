@@ -14,6 +14,7 @@ from asterion_shared.errors import OrderRefusedError, ReportRejectedError
 from asterion_shared.messages import REASON_CODES, NoReport, Report
 from asterion_shared.metrics import Statistic
 from asterion_shared.plan import Plan
+from asterion_shared.vector_records import VECTOR_TYPE
 
 
 def over_the_wire(content: RecordDict) -> RecordDict:
@@ -81,7 +82,7 @@ def _with(record: str, **fields: object) -> RecordDict:
     return content
 
 
-def _vector(data: bytes, shape: tuple[int, ...], stype: str = fm.VECTOR_TYPE) -> RecordDict:
+def _vector(data: bytes, shape: tuple[int, ...], stype: str = VECTOR_TYPE) -> RecordDict:
     content = fm.encode_report(make_report(make_order(make_plan())))
     content["update"] = ArrayRecord({"vector": Array("float32", shape, stype, data)})
     return content

@@ -27,13 +27,14 @@ from asterion_shared.errors import (
     PlanMismatchError,
     QuorumLostError,
 )
-from asterion_shared.flower_messages import decode_order, vector_record
+from asterion_shared.flower_messages import decode_order
 from asterion_shared.messages import Order, Report
 from asterion_shared.parameters import from_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.secure_sum import elliptic_verifier
 from asterion_shared.result import Result
 from asterion_shared.settings_files import validate
+from asterion_shared.vector_records import vector_record
 from asterion_sim.simulate import simulate
 from asterion_sim.virtual_cohort import read_virtual_sites
 

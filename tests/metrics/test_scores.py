@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+from asterion_shared.evaluation_settings import EvaluationSettings
 from asterion_shared.metrics import Statistic, merge
 from asterion_shared.metrics.scores import (
     anomaly_edges,
@@ -13,7 +14,6 @@ from asterion_shared.metrics.scores import (
     rank,
     score_histograms,
 )
-from asterion_shared.plan import EvaluationSettings
 
 Cases = list[tuple[float, bool]]
 COARSE = EvaluationSettings(score_bins=12)

@@ -140,19 +140,21 @@ def write_site(folder: Path, size: int, seed: int) -> None:
 
 def play_all(root_of: Callable[[str], Path]) -> dict[str, Played]:
     """One run of every mode, each in an empty folder of its own."""
-    found: dict[str, Played] = {}
-    for mode in MODES:
-        root = root_of(mode)
-        for seed, (name, size) in enumerate(SITES.items()):
-            write_site(root / name, size, seed)
-        plan, folder = plan_of(mode), RunFolder(root / "run")
-        folder.path.mkdir()
-        folder.plan_file.write_text(plan.canonical())
-        folder.write_launch(Launch(sites=tuple(SITES)))
-        found[mode] = Played(plan, root, folder)
-        with pytest.MonkeyPatch.context() as patch:
-            found[mode].play(patch)
-    return found
+    return {mode: play_one(root_of(mode), plan_of(mode)) for mode in MODES}
+
+
+def play_one(root: Path, plan: Plan) -> Played:
+    """One run of a plan, in an empty folder."""
+    for seed, (name, size) in enumerate(SITES.items()):
+        write_site(root / name, size, seed)
+    folder = RunFolder(root / "run")
+    folder.path.mkdir()
+    folder.plan_file.write_text(plan.canonical())
+    folder.write_launch(Launch(sites=tuple(SITES)))
+    played = Played(plan, root, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        played.play(patch)
+    return played
 
 
 def shape(content: RecordDict) -> dict[str, set[str]]:

@@ -25,6 +25,7 @@ from tests.privacy.overheard_runs import (
     Played,
     plan_of,
     play_all,
+    play_one,
     shape,
     vector_of,
     wire,
@@ -37,8 +38,8 @@ from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
-from asterion_shared.flower_messages import decode_order
-from asterion_shared.messages import Order
+from asterion_shared.flower_messages import decode_answer, decode_order
+from asterion_shared.messages import Order, Report
 from asterion_shared.parameters import from_bytes, layout_of, length
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary
@@ -92,6 +93,40 @@ def test_what_a_report_holds(runs: dict[str, Played], mode: str) -> None:
         assert shape(content) == expected
         kinds = [type(content[name]) for name in ("report", "kinds", "statistics")]
         assert kinds == [ConfigRecord, ConfigRecord, MetricRecord]
+
+
+@pytest.mark.parametrize("kind", ["bf16", "int8"])
+def test_a_rounded_update_is_made_of_what_would_leave_and_of_what_was_rounded_before(
+    mode: str, kind: str, tmp_path: Path
+) -> None:
+    """Codes in place of the update and nothing else; what a site keeps of it never leaves."""
+    played = play_one(tmp_path, plan_of(mode, transport={"update": kind}))
+    arrays = {"codes", "scales"} if kind == "int8" else {"codes"}
+    for _, order, content in played.crossed:
+        phase = order["order"]["phase"]
+        assert ("update" in content) == (phase == "train")
+        assert set(content) - {"update"} == {"report", "kinds", "statistics"}
+        assert set(content.get("update", arrays)) == arrays
+    kept = {path.parents[2].parent.name: path for path in tmp_path.rglob("residual-000001.*")}
+    assert set(kept) == set(SITES)
+    for name, path in kept.items():
+        residual = safetensors.numpy.load(path.read_bytes())["residual"]
+        assert np.any(residual)
+        for _, order, content in played.crossed:
+            assert residual.tobytes()[:64] not in wire(order) + wire(content), name
+    for site, order, content in played.of_phase("train")[:3]:
+        if mode in ("clear", "centre"):
+            sent = decode_answer(content, site, vector_of(order, "weights").size, kind)  # type: ignore[arg-type]
+            folder = tmp_path / site
+            data = load_site_data(read_site_settings(folder / "site.toml"), folder, played.plan)
+            again = work(
+                decode_order(order).order, data, make_workspace(played.plan), tmp_path / "again"
+            )
+            assert isinstance(sent, Report)
+            assert sent.update is not None
+            assert again.update is not None
+            clear = sent.update + safetensors.numpy.load(kept[site].read_bytes())["residual"]
+            assert clear == pytest.approx(again.update, rel=1e-6, abs=1e-9)
 
 
 @pytest.mark.parametrize("mode", [*MODES, "summed"])

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from asterion_shared.evaluation_settings import EvaluationSettings
 from asterion_shared.metrics.statistic import Statistic, Values, place
-from asterion_shared.plan import EvaluationSettings
 
 _MOST_LOG_ODDS = 16.0  # beyond it a float32 probability is 0 or 1
 

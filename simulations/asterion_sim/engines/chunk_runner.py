@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from asterion_client.local_round import Workspace, evaluate, make_workspace, work
+from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_server.selection import clip_factor, weight_of
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import DataProblemError, OrderRefusedError
@@ -55,7 +56,11 @@ class ChunkRunner:
         """One site's answer by the hospital's own code."""
         data = self._sites[name]
         try:
-            return work(order, data, self._workspace, self._folder / name)
+            report = work(order, data, self._workspace, self._folder / name)
+            report, residual = rounded(order, report, self._folder / name)
+            store_residual(self._folder / name, order.round, residual)
+            keep_residual(self._folder / name, order.round)
+            return replace(report, encoded=None)
         except (OrderRefusedError, DataProblemError) as error:
             return NoReport(site=name, outcome="refused", code=error.code, stage=order.phase)
 

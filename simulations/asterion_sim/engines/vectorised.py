@@ -154,9 +154,16 @@ def require_batchable(plan: Plan, layout: Layout) -> None:
     """Refuse what only the hospital's step can do, site after site.
 
     Raises:
-        PlanMismatchError: the plan keeps tensors at the sites, limits their seconds, or has noise
-            added at the sites.
+        PlanMismatchError: the plan keeps tensors at the sites, limits their seconds, has noise
+            added at the sites, or rounds their updates.
     """
+    if plan.transport.update != "float32":
+        kind = plan.transport.update
+        msg = (
+            f"transport.update is {kind!r}: where two engines differ in a last digit, rounding "
+            "makes a whole step of it; use --engine sequential"
+        )
+        raise PlanMismatchError(msg)
     if plan.privacy is not None and plan.privacy.noise == "site":
         msg = "privacy.noise is 'site': every site draws its own; use --engine sequential"
         raise PlanMismatchError(msg)
