@@ -89,7 +89,7 @@ class Host:
 
     def start(self, words: Sequence[str], **options: Any) -> "subprocess.Popen[bytes]":
         """``subprocess.Popen`` inside; killed at the end of the network if it still runs."""
-        process = subprocess.Popen(self.command(words), text=False, **options)
+        process = subprocess.Popen[bytes](self.command(words), **options)
         self._started.append(process)
         return process
 
