@@ -22,7 +22,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(path.parent)
         try:
             with temporary.open("wb") as file:
                 file.write(content)
@@ -35,6 +35,14 @@ def write_atomically(path: Path, content: bytes) -> None:
         sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def _make_folder(folder: Path) -> None:
+    """Make missing folders; each one's entry is on the disk before anything stands in it."""
+    if not folder.exists():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        sync_folder(folder.parent)
 
 
 def sync_folder(folder: Path) -> None:
