@@ -9,7 +9,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
 from asterion_shared.plan import Name, TaskName
-from asterion_shared.result import Count, Result, RoundResult
+from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
 from asterion_shared.settings_files import Settings
 
 
@@ -29,6 +29,32 @@ class RunStarted(Settings):
     """Rounds that the plan asks for."""
 
 
+class DeadlineDerived(Settings):
+    """A live round begins whose deadline the plan leaves open."""
+
+    event: Literal["deadline_derived"] = "deadline_derived"
+    round: Count
+    deadline_seconds: Seconds
+    site: Name | None = None
+    """The slowest of the sites that are asked; None where nothing is measured yet."""
+
+    site_seconds: Seconds = 0.0
+    """What it took in this run: its median of work and its median of transfer."""
+
+
+class SiteAwaited(Settings):
+    """A round that waits for a site says so, and when it waits no more."""
+
+    event: Literal["site_awaited"] = "site_awaited"
+    round: Count
+    site: Name
+    state: Literal["away", "late", "back"]
+    """It is away, it is there and past the deadline, or it was away and is there again."""
+
+    since: UtcTime
+    """Since when it is, or was, away; of a late one, when its order was sent."""
+
+
 class RoundFinished(Settings):
     """A round is folded and stored, and the model after it is measured."""
 
@@ -43,9 +69,14 @@ class RunFinished(Settings):
     result: Result
 
 
-Event = RunStarted | RoundFinished | RunFinished
+Event = RunStarted | DeadlineDerived | SiteAwaited | RoundFinished | RunFinished
 Listener = Callable[[Event], None]
 """What the loop calls with each event, such as ``reports.terminal.RoundPrinter``."""
+
+
+def ignore(event: Event) -> None:
+    """Tell nobody."""
+
 
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
