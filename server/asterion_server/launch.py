@@ -5,12 +5,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
 from asterion_server.bundle import bundle
-from asterion_server.flower_server_compat import Control, FlowerRun
+from asterion_server.flower_server_compat import Control, FlowerNode, FlowerRun
 from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.connection_check import check_connection
@@ -24,6 +25,7 @@ from asterion_shared.events import Listener, RunFinished, read_events
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result, read_result
+from asterion_shared.site_standing import SiteStanding
 
 POLL_SECONDS = 0.25
 ALIVE_SECONDS = 3.0
@@ -134,6 +136,29 @@ def run_states(made: Provisioned, control: Control) -> list[RunState]:
             status = "interrupted"
         states.append(RunState(path.parent.name, status))
     return states
+
+
+def site_standings(made: Provisioned, control: Control) -> list[SiteStanding]:
+    """The enrolled sites, sorted by name, as far as stock Flower knows: connected or not."""
+    known = {node.name: node for node in control.nodes()}
+    return [standing_of(name, known.get(name)) for name in sorted(made.settings.sites)]
+
+
+def standing_of(name: str, node: FlowerNode | None) -> SiteStanding:
+    """One site; its node is None where Flower does not list it."""
+    if node is None or not node.last_activated:
+        return SiteStanding(name=name, state="registered")
+    if node.online:
+        return SiteStanding(name=name, state="connected", since=_utc(node.last_activated))
+    return SiteStanding(name=name, state="away", since=_utc(node.last_deactivated))
+
+
+def _utc(moment: str) -> str | None:
+    """Flower's time, ISO 8601, as ours; None where it has none."""
+    if not moment:
+        return None
+    found = datetime.fromisoformat(moment).astimezone(UTC)
+    return found.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 @contextmanager

@@ -257,8 +257,8 @@ class LiveRound:
             return None
         if asked.made_for is not None:
             return self._lost(site)
-        if restarted and not was_away and asked.session:
-            return self._died(site)
+        if restarted and not was_away and asked.session and not self._waits:
+            return self._died(site)  # who waits cannot tell this from a line that was cut
         self._send(site)
         return None
 
@@ -282,7 +282,7 @@ class LiveRound:
         since = asked.sent if state == "late" else asked.away_since
         ago = 0.0 if since is None else line.now() - since
         line.emit(SiteAwaited(round=self._order.round, site=site, state=state, since=line.ago(ago)))
-        asked.told = "" if state == "back" else state
+        asked.told = "late" if state == "back" else state  # its lateness needs no second word
 
     def _close(self) -> Iterator[Answer]:
         for site, asked in list(self._asked.items()):

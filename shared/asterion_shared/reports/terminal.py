@@ -32,6 +32,7 @@ from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.report_page import interval, lowest_site, num_tested, plural, told
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics, Result, RoundResult
+from asterion_shared.site_standing import clock
 
 WIDE_COLUMNS = 110
 """Columns of a terminal from which on the secondary metrics are shown."""
@@ -145,8 +146,7 @@ def awaited_line(event: SiteAwaited) -> str:
 
     For example ``round 3: waiting for site north, away since 14:02 UTC (2026-01-02)``.
     """
-    day, _, clock = event.since.partition("T")
-    since = f"{clock[:5]} UTC ({day})"
+    since = clock(event.since)
     words = {
         "away": f"waiting for site {event.site}, away since {since}",
         "late": f"waiting for site {event.site}, past the deadline, at work since {since}",
