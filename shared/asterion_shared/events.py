@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
@@ -78,6 +78,7 @@ def ignore(event: Event) -> None:
     """Tell nobody."""
 
 
+_BLOCK_BYTES = 2**16
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -98,14 +99,25 @@ def append_event(path: Path, event: Event) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
+            file.truncate(_whole_bytes(file))
             file.write(event_line(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Bytes up to the last line's end; looks from the end, as the file grows with the run."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - _BLOCK_BYTES, 0)
+        file.seek(start)
+        place = file.read(end - start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 def read_events(path: Path) -> list[Event]:

@@ -243,7 +243,7 @@ def test_an_order_that_kills_a_site_is_given_up_also_by_who_waits(tmp_path: Path
 
 
 @settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(
     late=st.sampled_from(["wait", "quorum", "carry_over"]),
