@@ -1,6 +1,5 @@
 """The site's Flower ``ClientApp``: decode, let the site work, let out what may leave."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from asterion_client.egress import code_of, describe, guarded, hashed, refusal, 
 from asterion_client.settings import read_site_settings
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
-from asterion_shared.messages import Order, Report
+from asterion_shared.messages import Order, Report, order_sha256
 
 SITE_VARIABLE = "ASTERION_SITE"
 """Environment variable with the path of ``site.toml``; the node setting ``site-toml`` wins."""
@@ -79,7 +78,7 @@ def _content(
         code = code_of(error)
         SITE_LOG.warning("an order was refused: %s", describe(error, code))
         return reply(refusal(code))
-    order, digest = addressed.order, _digest(addressed)
+    order, digest = addressed.order, order_sha256(addressed.order, addressed.site)
     about = f"{order.run} {order.round}"
     if memory.content is not None and memory.digest == digest:
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
@@ -107,23 +106,6 @@ def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Mem
         msg = f"round {order.round} came after round {memory.round}"
         raise OrderRefusedError(msg, code="stale_order")
     memory.round = order.round
-
-
-def _digest(addressed: AddressedOrder) -> str:
-    order = addressed.order
-    digest = hashlib.sha256(
-        repr(
-            (addressed.site, order.run, order.plan.sha256, order.round, order.phase,
-             order.layout_sha256, order.evaluate)
-        ).encode()
-    )  # fmt: skip
-    if order.sum is not None:
-        step = order.sum
-        digest.update(repr((step.id, step.of, step.step, step.sites, step.size)).encode())
-        digest.update(step.content[addressed.site])
-    if order.weights is not None:
-        digest.update(order.weights.data)
-    return digest.hexdigest()
 
 
 def _desk_from_settings(context: Context) -> Desk:

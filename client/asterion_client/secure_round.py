@@ -18,7 +18,7 @@ from asterion_shared.errors import (
     UserInputError,
 )
 from asterion_shared.files import sync_folder
-from asterion_shared.messages import Order, Report, SumOrder
+from asterion_shared.messages import Order, Report, SumOrder, order_sha256
 from asterion_shared.metrics import check_statistics
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.secure_sum import Instance, elliptic_signer, elliptic_verifier
@@ -31,7 +31,7 @@ from asterion_shared.privacy.secure_sum_messages import (
     ToCentre,
 )
 from asterion_shared.privacy.secure_sum_site import FORGED, OUT_OF_STEP, TWO_SETS, SiteSum
-from asterion_shared.privacy.summed_vector import BITS, SummedVector, Words, order_sha256
+from asterion_shared.privacy.summed_vector import BITS, SummedVector, Words
 
 
 class SecureRounds:

@@ -19,8 +19,7 @@ from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
 from asterion_shared.link.records import pack, unpack
-from asterion_shared.messages import Order, Report
-from asterion_shared.privacy.summed_vector import order_sha256
+from asterion_shared.messages import Order, Report, order_sha256
 from asterion_shared.vector_records import codes_of
 
 KEPT_ROUNDS = 2

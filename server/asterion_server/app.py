@@ -17,6 +17,7 @@ from flwr.serverapp import Grid, ServerApp
 from asterion_server.keys import public_keys
 from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.live_cohort import LiveCohort
+from asterion_server.open_orders import FILE as OPEN_ORDERS
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
 from asterion_shared.carrier import Carrier
@@ -73,11 +74,17 @@ def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None, carrier: 
         folder.write_process()
         launch = folder.read_launch()
         stopped = folder.stop_file.exists
-        cohort = LiveCohort(grid, stop_requested=stopped, ledger_heads=heads)
+        plan = folder.read_plan()
+        cohort = LiveCohort(
+            grid,
+            stop_requested=stopped,
+            ledger_heads=heads,
+            open_orders=folder.path / OPEN_ORDERS,
+            emit=lambda event: _tell(folder, plan, event),
+        )
         missing = cohort.wait_for(launch.sites, launch.wait_seconds)
         if missing:
             LOG.warning("%d of %d sites are not connected", len(missing), len(launch.sites))
-        plan = folder.read_plan()
         return run_rounds(
             plan,
             cohort,

@@ -100,21 +100,21 @@ def launch(
 
 @app.command()
 def status(folder: FolderOption = DEFAULT, as_json: AsJson = False) -> None:
-    """Show which sites are connected and how the runs stand."""
+    """Show how the sites and the runs stand."""
     from asterion_server.keys import open_provisioned
     from asterion_server.launch import run_states
     from asterion_server.run_queue import queue_of
+    from asterion_shared.site_standing import in_words
 
     made = open_provisioned(folder)
     with queue_of(made) as queue:
-        online = queue.connected()
-        runs = run_states(made, queue)
-    sites = {name: name in online for name in made.settings.sites}
+        sites, runs = queue.site_standings(made.settings.sites), run_states(made, queue)
     if as_json:
-        print(json.dumps({"sites": sites, "runs": {run.name: run.status for run in runs}}))
+        told = {site.name: site.model_dump(exclude={"name"}) for site in sites}
+        print(json.dumps({"sites": told, "runs": {run.name: run.status for run in runs}}))
         return
-    for name, here in sites.items():
-        print(f"site {name}: {'connected' if here else 'not connected'}")
+    for site in sites:
+        print(in_words(site))
     for run in runs:
         print(f"run {run.name}: {run.status.replace('_', ' ')}")
 

@@ -118,6 +118,7 @@ class FlowerNode:
     public_key: bytes
     online: bool
     last_activated: str
+    last_deactivated: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,13 @@ class Control:
         """All enrolled sites."""
         nodes = self._client.ListNodes(ListNodesRequest()).nodes_info
         return [
-            FlowerNode(n.name, n.public_key, n.status == "online", n.last_activated_at)
+            FlowerNode(
+                n.name,
+                n.public_key,
+                n.status == "online",
+                n.last_activated_at,
+                n.last_deactivated_at,
+            )
             for n in nodes
             if n.status != "unregistered"
         ]

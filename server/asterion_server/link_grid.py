@@ -6,6 +6,7 @@ file, not as bytes in memory.
 """
 
 import hashlib
+import json
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -22,9 +23,7 @@ from asterion_shared.link.blobs import BlobStore, Buffer, remove_whole_but
 from asterion_shared.link.parcels import Part
 from asterion_shared.link.records import order_key, pack, unpack
 from asterion_shared.link.steps import reached
-
-HOLD_SECONDS = 365 * 86_400.0
-"""A time to live beyond this means that the order never ends by itself."""
+from asterion_shared.round_settings import MOST_DEADLINE_SECONDS
 
 
 class LinkGrid(Grid):
@@ -55,6 +54,11 @@ class LinkGrid(Grid):
         self._store.reclaim(self._name, 2**31 - 1)
         self._collect()
         self._bell.close()
+
+    @property
+    def durable(self) -> bool:
+        """That orders and reports outlive every process, and the same order gets the same bytes."""
+        return True
 
     def set_run(self, run: Run) -> None:
         """Set the run."""
@@ -117,10 +121,10 @@ class LinkGrid(Grid):
         """Hand over the reports that are there, each once."""
         found: list[Message] = []
         for key in message_ids:
-            parcel = self._store.report(key) if key in self._pushed else None
-            if parcel is None:
+            parcel = self._store.report(key)
+            order = None if parcel is None else self._pushed.pop(key, None) or self._posted(key)
+            if parcel is None or order is None:
                 continue
-            order = self._pushed.pop(key)
             site = str(_field(order, "site"))
             content = unpack(parcel, BlobStore(blobs_of_reports(self._folder, site)).view)
             found.append(Message(content, reply_to=order))
@@ -141,10 +145,21 @@ class LinkGrid(Grid):
                 self.wait(1.0)
         return replies
 
+    def _posted(self, key: str) -> Message | None:
+        """The message of an order that an earlier process of the run pushed."""
+        order = self._store.order(key)
+        if order is None:
+            return None
+        content = unpack(order.content, self._orders.view)
+        number = node_number(order.site)
+        return Message(content, number, order.message_type, group_id=str(order.round))
+
     def _order_of(self, message: Message) -> StoredOrder:
         site = str(_field(message, "site"))
         content = message.content
-        parcel = pack(content, self._stored)
+        plan = json.loads(str(_field(message, "plan")))
+        lossless = bool(plan.get("transport", {}).get("lossless", False))
+        parcel = pack(content, self._stored, lossless=lossless)
         ttl = message.metadata.ttl
         return StoredOrder(
             key=order_key(site, content, parcel).hex(),
@@ -154,7 +169,7 @@ class LinkGrid(Grid):
             message_type=message.metadata.message_type,
             content=parcel,
             submission=self._submission,
-            expires=None if ttl > HOLD_SECONDS else time.time() + ttl,
+            expires=None if ttl >= MOST_DEADLINE_SECONDS else time.time() + ttl,
         )
 
     def _stored(self, data: Buffer) -> Part:

@@ -295,11 +295,12 @@ class LinkStore:
             for r in rows
         ]
 
-    def sites_at_work(self) -> set[str]:
-        """Sites that were sent an order and have not answered."""
-        wanted = sql.select(_order.c.site).where(_order.c.state == "open", _order.c.attempt > 0)
+    def orders_at_work(self) -> dict[str, tuple[str, int]]:
+        """Sites that were sent an order and have not answered, with its run and round."""
+        wanted = sql.select(_order).where(_order.c.state == "open", _order.c.attempt > 0)
         with self._begin(reads_only=True) as db:
-            return set(db.scalars(wanted))
+            orders = map(_order_of, db.execute(wanted.order_by(_order.c.round)).all())
+        return {order.site: (order.run, order.round) for order in orders if not _is_past(order)}
 
     @contextmanager
     def _begin(self, *, reads_only: bool = False) -> Iterator[sql.Connection]:

@@ -40,6 +40,31 @@ def check_report(report: Report, order: Order, layout: Layout) -> None:
         raise _rejected(report, "the update has a number that is not finite")
 
 
+def check_round(report: Report, order: Order, made_for: int | None) -> None:
+    """Refuse a report of another round than the one that is due.
+
+    Args:
+        report: what came.
+        order: of the round that is folded.
+        made_for: the earlier round whose order the site has open; None: it has none.
+
+    Raises:
+        ReportRejectedError: an older report came unasked, the plan carries none over, or it is
+            too old.
+    """
+    if report.made_for is None and made_for is None:
+        return
+    rounds = order.plan.rounds
+    due = report.made_for is not None and report.made_for == made_for
+    if not due or rounds.late != "carry_over" or order.phase != "train":
+        raise _rejected(report, f"it was made for round {report.made_for}, due is round {made_for}")
+    assert report.made_for is not None  # noqa: S101  # it is due
+    if not 1 <= order.round - report.made_for <= rounds.most_stale:
+        raise _rejected(
+            report, f"it is {order.round - report.made_for} rounds old, at most {rounds.most_stale}"
+        )
+
+
 def check_bare(report: Report, order: Order) -> None:
     """Refuse a report under a secure sum that says more than that the site is ready.
 

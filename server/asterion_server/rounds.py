@@ -6,39 +6,35 @@ come back with the reports of round r + 1, so a round costs one exchange, not tw
 """
 
 import hashlib
-import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from asterion_server.asked_rounds import note_asked, times_asked
+from asterion_server.asked_rounds import asking_of, charge_asking, times_asked
 from asterion_server.asking import Asking
 from asterion_server.central_step import CentralStep, central_step_of
-from asterion_server.checkpoint import (
-    Checkpoint,
-    load_latest,
-    read_sites,
-    rounds_of,
-    sites_text,
-    store,
-)
+from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
+from asterion_server.deadlines import Deadlines, evaluates
 from asterion_server.initial_weights import initial_weights
+from asterion_server.known_sites import KnownSites
 from asterion_server.measured import Measured
-from asterion_server.outcomes import outcome_of, round_result
+from asterion_server.outcomes import outcome_of, require_quorum, round_result
 from asterion_server.round_log import FinalRounds
-from asterion_server.selection import clip_factor, select, weight_of
-from asterion_shared.errors import (
-    PrivacyProofError,
-    QuorumLostError,
-    RunStoppedError,
+from asterion_server.run_result import RunFacts, Simulated, result_of, utc_now
+from asterion_server.selection import (
+    clip_factor,
+    open_orders,
+    select,
+    selected,
+    staleness_factor,
+    weight_of,
 )
-from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
+from asterion_shared.errors import PrivacyProofError, QuorumLostError, RunStoppedError
+from asterion_shared.events import Listener, RoundFinished, RunFinished, RunStarted, ignore
 from asterion_shared.files import write_atomically
 from asterion_shared.messages import (
     Answer,
@@ -48,29 +44,24 @@ from asterion_shared.messages import (
     Order,
     PartialFold,
     Phase,
+    RepeatingCohort,
     Report,
 )
 from asterion_shared.parameters import Layout, Vector, length, to_bytes
 from asterion_shared.plan import Plan
-from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
+from asterion_shared.privacy.account import rounds_allowed
 from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.privacy.secure_sum import Verify
 from asterion_shared.result import (
     FinalModel,
     Result,
     RoundResult,
-    Simulation,
     SiteOutcome,
-    SiteSummary,
     Status,
     write_result,
 )
 
 Participants = Callable[[int], Sequence[str] | None]
-
-
-def _ignore(event: Event) -> None:
-    """Tell nobody."""
 
 
 def run_rounds(
@@ -81,10 +72,10 @@ def run_rounds(
     run: str,
     expected_sites: Sequence[str],
     carrier: Literal["flower", "link", "simulation"],
-    emit: Listener = _ignore,
+    emit: Listener = ignore,
     plan_folder: Path = Path(),
     participants: Participants | None = None,
-    simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None = None,
+    simulation: Simulated | None = None,
     verify: Verify | None = None,
     audit: PrivacyAudit | None = None,
 ) -> Result:
@@ -116,19 +107,16 @@ def run_rounds(
         PlanMismatchError: the folder holds another run, or the plan and its model do not fit.
         DiskProblemError: the disk is full; finished rounds are kept.
     """
-    loop = _Loop(
-        plan,
-        cohort,
-        folder,
-        run,
-        tuple(sorted(expected_sites)),
-        carrier,
-        emit,
-        participants or (lambda round_: None),
-        simulation,
-        verify,
-        audit,
+    facts = RunFacts(
+        plan=plan,
+        plan_sha256=plan.sha256,
+        run=run,
+        expected_sites=tuple(sorted(expected_sites)),
+        carrier=carrier,
+        simulation=simulation,
+        audit=audit,
     )
+    loop = _Loop(facts, cohort, folder, emit, participants or (lambda _: None), verify)
     loop.resume_or_begin(plan_folder)
     try:
         loop.carry_out()
@@ -143,18 +131,14 @@ def run_rounds(
 
 @dataclass
 class _Loop:
-    plan: Plan
+    facts: RunFacts
     cohort: Cohort
     folder: Path
-    run: str
-    expected_sites: tuple[str, ...]
-    carrier: Literal["flower", "link", "simulation"]
     emit: Listener
     participants: Participants
-    simulation: Callable[[Mapping[int, Sequence[str]]], Simulation] | None
     verify: Verify | None
-    audit: PrivacyAudit | None
-    plan_sha256: str = field(init=False)
+    plan: Plan = field(init=False)
+    deadlines: Deadlines = field(init=False)
     folding: FoldingCohort | None = field(init=False)
     """The cohort, if it can fold."""
 
@@ -166,7 +150,7 @@ class _Loop:
     """How often privacy lets a site be asked to train; None: as often as the plan says."""
 
     rounds: dict[int, RoundResult] = field(default_factory=dict)
-    sites: dict[str, SiteSummary] = field(default_factory=dict)
+    sites: KnownSites = field(default_factory=KnownSites)
     started: str = ""
     done: int = -1
     """Last finished round; -1 before the count."""
@@ -174,34 +158,33 @@ class _Loop:
     stored: Checkpoint | None = None
     """The last checkpoint."""
 
-    sites_text: str = ""
-    """``sites`` as a checkpoint has them; empty when they changed since."""
-
     def resume_or_begin(self, plan_folder: Path) -> None:
-        self.plan_sha256 = self.plan.sha256
+        self.plan = self.facts.plan
+        live = self.facts.carrier != "simulation"
+        self.deadlines = Deadlines(self.plan, self.emit if live else None)
         self.folding = self.cohort if isinstance(self.cohort, FoldingCohort) else None
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
         self.layout, self.weights = initial_weights(self.plan, plan_folder)
         self.asking = Asking(self.cohort, self.layout, self.verify)
         checkpoints = self.folder / "checkpoints"
-        found = load_latest(checkpoints, self.run, self.plan)
-        self.started = _now()
+        found = load_latest(checkpoints, self.facts.run, self.plan)
+        self.started = utc_now()
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
-            self.sites = {s.name: s for s in read_sites(found.sites)}
+            self.sites.restore(found.sites)
             self.step.restore(found.strategy)
             self.stored = found
             if self.folding is not None:
                 self.folding.restore(found.cohort)
         self.emit(
             RunStarted(
-                run=self.run,
+                run=self.facts.run,
                 plan=self.plan.name,
                 task=self.plan.task,
-                sites=self.expected_sites,
-                rounds=self._planned(),
+                sites=self.facts.expected_sites,
+                rounds=self.facts.rounds_planned,
             )
         )
 
@@ -219,40 +202,21 @@ class _Loop:
     def finish(self, status: Status) -> Result:
         model = None
         if self.plan.kind == "train" and self.done > 0:
-            facts = {"run": self.run, "round": str(self.done), "plan_sha256": self.plan_sha256}
+            facts = {"run": self.facts.run, "round": str(self.done),
+                     "plan_sha256": self.facts.plan_sha256}  # fmt: skip
             data = to_bytes(self.weights, self.layout, facts)
             write_atomically(self.folder / "model.safetensors", data)
             digest = hashlib.sha256(data).hexdigest()
             model = FinalModel(path="model.safetensors", sha256=digest)
-        rounds = tuple(self.rounds[number] for number in sorted(self.rounds))
-        last = self.rounds.get(self.done)
-        known = [*self.expected_sites, *self.sites]
-        account = account_of(self.plan, times_asked(self._asked))
-        result = Result(
-            run=self.run,
-            name=self.plan.name,
-            kind=self.plan.kind,
-            task=self.plan.task,
-            plan_sha256=self.plan_sha256,
-            status=status,
+        result = result_of(
+            self.facts,
+            status,
             started=self.started,
-            finished=_now(),
-            carrier=self.carrier,
-            privacy=in_one_line(account, secure_sum=self.plan.secure_sum is not None),
-            privacy_account=account,
-            secure_sum=self.plan.secure_sum is not None,
-            privacy_audit=self.audit,
-            versions=_versions(),
-            rounds_planned=self._planned(),
-            rounds=rounds,
-            final_metrics=dict(last.pooled) if last is not None else {},
-            final_model=model,
-            sites=tuple(
-                self.sites.get(name, SiteSummary(name=name)) for name in sorted(set(known))
-            ),
-            simulation=self.simulation({r.round: r.asked for r in rounds})
-            if self.simulation is not None
-            else None,
+            rounds=self.rounds,
+            done=self.done,
+            sites=self.sites.summaries,
+            asked=times_asked(self._asked),
+            model=model,
         )
         written = write_result(result, self.folder / "result.json")
         self.emit(RunFinished(result=written))
@@ -262,59 +226,63 @@ class _Loop:
     def _asked(self) -> Path:
         return self.folder / "asked.jsonl"
 
-    def _planned(self) -> int:
-        return self.plan.rounds.count if self.plan.kind == "train" else 0
-
     def _count(self) -> None:
         """Round 0: every expected site says how much data it has."""
         began = time.monotonic()
         outcomes: dict[str, SiteOutcome] = {}
-        order = self._order("count", 0, evaluate=False)
-        for answer in self.asking.ask(order, self.expected_sites):
+        deadline = self.deadlines.of_count()
+        order = self._order("count", 0, deadline, evaluate=False)
+        for answer in self.asking.ask(order, self.facts.expected_sites):
             if isinstance(answer, Report):
                 answer = answer if self.plan.secure_sum is None else answer.bare()
-                self._remember(answer)
+                self.sites.remember(answer)
             outcomes[answer.site] = outcome_of(answer)
-        self.rounds[0] = round_result(0, outcomes, began)
-        self._require_quorum(0)
+        self.rounds[0] = round_result(0, outcomes, began, deadline)
+        require_quorum(self.rounds[0], self.plan.rounds.quorum)
         self._store(0)
 
     def _train(self, number: int) -> None:
         began = time.monotonic()
         there = self.participants(number)
-        sizes = {name: self.sites[name].num_examples if name in self.sites else 0
-                 for name in (self.expected_sites if there is None else there)}  # fmt: skip
-        times = select(self.plan, number, sizes)
+        names = self.facts.expected_sites if there is None else there
+        busy = open_orders(self.plan, self.cohort, number)
+        times = selected(self.plan, number, self.sites.sizes(names), busy)
         chosen = tuple(times)
-        due = (number - 1) % self.plan.rounds.evaluate_every == 0
+        asked = [site for site in chosen if site not in busy]
+        due = evaluates(self.plan, number)
         outcomes: dict[str, SiteOutcome] = {}
         measured = Measured(self.plan, chosen)
         self.step.begin(chosen, self.layout.size)
+        deadline = self.deadlines.of(number, asked or chosen, self.rounds, evaluate=due)
+        order = self._order("train", number, deadline, evaluate=due)
         if self.rounds_allowed is not None:
-            self._charge(number, chosen, self.rounds_allowed)
+            repeats = isinstance(self.cohort, RepeatingCohort) and self.cohort.repeats_answers
+            asking = asking_of(order, repeats_answers=repeats)
+            charge_asking(self._asked, number, asked, asking, self.rounds_allowed)
         lost: QuorumLostError | None = None
         if self.plan.secure_sum is not None:
-            found = self.asking.sum_securely(self._order("train", number, evaluate=due), chosen)
-            outcomes = {answer.site: outcome_of(answer) for answer in found.answers}
-            lost = found.problem
-            if found.summed is not None:
-                measured.add_sum(found.summed.statistics)
-                self.step.add_sum(chosen, found.summed.update, found.summed.weight)
+            secure = self.asking.sum_securely(order, chosen)
+            outcomes = {answer.site: outcome_of(answer) for answer in secure.answers}
+            lost = secure.problem
+            if secure.summed is not None:
+                measured.add_sum(secure.summed.statistics)
+                self.step.add_sum(chosen, secure.summed.update, secure.summed.weight)
         else:
-            for answer in self._trained(number, times, evaluate=due):
-                outcomes[answer.site] = self._folded(answer, times[answer.site])
+            for answer in self._trained(order, times, busy):
+                outcomes[answer.site] = self._folded(answer, times[answer.site], number)
                 if isinstance(answer, Report):
-                    self._remember(answer)
-                    measured.add(answer.site, answer.statistics)
+                    self.sites.remember(answer)
+                    if answer.made_for is None:  # else its metrics are of an older model
+                        measured.add(answer.site, answer.statistics)
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
-        clip = {"clip_norm": self.step.clip_norm}
-        self.rounds[number] = round_result(number, outcomes, began).model_copy(update=clip)
+        found = round_result(number, outcomes, began, deadline)
+        self.rounds[number] = found.model_copy(update={"clip_norm": self.step.clip_norm})
         if lost is not None:
             raise lost
-        self._require_quorum(number)
+        require_quorum(self.rounds[number], self.plan.rounds.quorum)
         num_clipped = sum(outcome.clipped for outcome in outcomes.values())
         num_answered = len(self.rounds[number].answered)
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
@@ -324,31 +292,14 @@ class _Loop:
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
 
-    def _charge(self, number: int, chosen: Sequence[str], allowed: int) -> None:
-        """Note durably that sites are asked, before they are; stop a run that was begun too often.
-
-        Raises:
-            PrivacyProofError: once more would exceed the plan's limit.
-        """
-        spent = times_asked(self._asked)
-        if over := [site for site in chosen if spent.get(site, 0) >= allowed]:
-            what = (
-                f"site {over[0]} was asked {allowed} times, interrupted rounds included, which is "
-                f"all that privacy.epsilon_limit allows, and round {number} is not done"
-            )
-            fix = "the model of the last checkpoint is the run's result"
-            raise PrivacyProofError(what=what, fix=fix)
-        note_asked(self._asked, number, chosen)
-
     def _trained(
-        self, number: int, times: Mapping[str, int], *, evaluate: bool
+        self, order: Order, times: Mapping[str, int], busy: Mapping[str, int]
     ) -> Iterator[Answer]:
         """One answer for each site; those of a partial fold are in the step's sum already."""
-        order = self._order("train", number, evaluate=evaluate)
         if not self.step.linear or self.folding is None:
-            yield from self.asking.ask(order, tuple(times))
+            yield from self.asking.ask(order, tuple(times), busy)
             return
-        for part in self.asking.fold(self.folding, order, times):
+        for part in self.asking.fold(self.folding, order, times, busy):
             if isinstance(part, PartialFold):
                 reported = [a.site for a in part.answers if isinstance(a, Report)]
                 self.step.add_sum(reported, part.total, part.weight)
@@ -356,7 +307,7 @@ class _Loop:
             else:
                 yield part
 
-    def _folded(self, answer: Answer, times: int) -> SiteOutcome:
+    def _folded(self, answer: Answer, times: int, number: int) -> SiteOutcome:
         """Fold an answer's update, if it has one of its own; what became of the site."""
         if isinstance(answer, NoReport):
             self.step.leave_out(answer.site)
@@ -367,21 +318,26 @@ class _Loop:
             factor = clip_factor(self.plan, norm, self.step.clip_norm)
             if factor < 1:
                 update = (factor * update).astype(np.float32)
-            self.step.add(answer.site, update, weight_of(self.plan, answer.num_examples, times))
+            weight = weight_of(self.plan, answer.num_examples, times)
+            if answer.made_for is not None:
+                weight *= staleness_factor(self.plan, number - answer.made_for)
+            self.step.add(answer.site, update, weight)
         clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
         return outcome_of(answer, norm, clipped=clipped)
 
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""
         number = max(self.done, 0)
-        measured = Measured(self.plan, self.expected_sites)
+        measured = Measured(self.plan, self.facts.expected_sites)
         if self.plan.secure_sum is not None:
             self._evaluate_securely(number, measured)
             return
-        order = self._order("evaluate", number + 1, evaluate=True)
-        for answer in self.asking.ask(order, self.expected_sites):
+        sites = self.facts.expected_sites
+        deadline = self.deadlines.of(number + 1, sites, self.rounds, evaluate=True)
+        order = self._order("evaluate", number + 1, deadline, evaluate=True)
+        for answer in self.asking.ask(order, sites):
             if isinstance(answer, Report):
-                self._remember(answer)
+                self.sites.remember(answer)
                 measured.add(answer.site, answer.statistics)
             elif number == 0:
                 outcomes = {**self.rounds[0].outcomes, answer.site: outcome_of(answer)}
@@ -391,8 +347,11 @@ class _Loop:
 
     def _evaluate_securely(self, number: int, measured: Measured) -> None:
         """Measure at as many sites as a round asks; their sum is all that is learnt."""
-        chosen = tuple(select(self.plan, number + 1, dict.fromkeys(self.expected_sites, 0)))
-        found = self.asking.sum_securely(self._order("evaluate", number + 1, evaluate=True), chosen)
+        sites = dict.fromkeys(self.facts.expected_sites, 0)
+        chosen = tuple(select(self.plan, number + 1, sites))
+        deadline = self.deadlines.of(number + 1, chosen, self.rounds, evaluate=True)
+        order = self._order("evaluate", number + 1, deadline, evaluate=True)
+        found = self.asking.sum_securely(order, chosen)
         if found.problem is not None:
             raise found.problem
         assert found.summed is not None  # noqa: S101  # there was no problem
@@ -400,30 +359,18 @@ class _Loop:
         self._measured(number, measured)
         self.emit(RoundFinished(round_result=self.rounds[number]))
 
-    def _order(self, phase: Phase, number: int, *, evaluate: bool) -> Order:
+    def _order(self, phase: Phase, number: int, deadline: float, *, evaluate: bool) -> Order:
         return Order(
-            run=self.run,
+            run=self.facts.run,
             plan=self.plan,
             round=number,
             phase=phase,
             weights=None if phase == "count" else self.weights,
             layout_sha256="" if phase == "count" else self.layout.sha256,
             evaluate=evaluate,
-            deadline_seconds=self.plan.rounds.deadline_seconds,
+            deadline_seconds=deadline,
             clip_norm=self.step.clip_norm,
         )
-
-    def _remember(self, report: Report) -> None:
-        said = {
-            "num_examples": report.num_examples,
-            "num_test": report.num_test,
-            "num_bad_files": report.num_bad_files,
-            "manifest_sha256": report.manifest_sha256,
-        }
-        known = self.sites.get(report.site)
-        if known is None or any(getattr(known, name) != value for name, value in said.items()):
-            self.sites[report.site] = SiteSummary.model_validate({"name": report.site} | said)
-            self.sites_text = ""
 
     def _measured(self, number: int, measured: Measured) -> None:
         """Write the metrics of the model after a round beside that round."""
@@ -432,43 +379,20 @@ class _Loop:
             update={"pooled": pooled, "sites": sites}
         )
 
-    def _require_quorum(self, number: int) -> None:
-        result = self.rounds[number]
-        answered, needed = len(result.answered), self.plan.rounds.quorum
-        if answered < needed:
-            raise QuorumLostError(
-                round_=number,
-                answered=answered,
-                asked=len(result.asked),
-                needed=needed,
-                why=", ".join(f"{site}: {why}" for site, why in result.missing.items()),
-            )
-
     def _store(self, number: int) -> None:
-        if not self.sites_text:
-            self.sites_text = sites_text(self.sites[name] for name in sorted(self.sites))
         checkpoint = Checkpoint(
-            run=self.run,
-            plan_sha256=self.plan_sha256,
+            run=self.facts.run,
+            plan_sha256=self.facts.plan_sha256,
             round=number,
             weights=self.weights,
             last=self.rounds[number],
             final=FinalRounds()
             if self.stored is None
             else self.stored.final.followed_by(self.rounds[number - 1]),
-            sites=self.sites_text,
+            sites=self.sites.text(),
             started=self.started,
             strategy=dict(self.step.state()),
             cohort={} if self.folding is None else dict(self.folding.settings()),
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
         self.done = number
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
-def _versions() -> dict[str, str]:
-    packages = ("asterion-shared", "torch", "numpy", "monai", "flwr")
-    return {"python": platform.python_version()} | {name: version(name) for name in packages}

@@ -30,7 +30,10 @@ def main() -> None:
     folder = RunFolder(made.runs / given.run)
     try:
         with folder.carried_out_here():
-            grid = LinkGrid(LinkStore(database_url(made)), made.folder, given.run)
+            rounds = folder.read_plan().rounds
+            stale = rounds.most_stale if rounds.late == "carry_over" else 0
+            store = LinkStore(database_url(made))
+            grid = LinkGrid(store, made.folder, given.run, most_stale=stale)
             try:
                 conduct(grid, folder, LedgerHeads(made.folder / FOLDER), carrier="link")
             finally:

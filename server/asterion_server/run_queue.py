@@ -6,19 +6,24 @@ any restart of the coordinator too, without a hand.
 
 import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import httpx
 
 from asterion_server.bundle import bundle
-from asterion_server.flower_server_compat import Control
+from asterion_server.flower_server_compat import Control, FlowerNode
 from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import ConnectionProblemError
+from asterion_shared.site_standing import SiteStanding
+
+if TYPE_CHECKING:
+    from asterion_server.link_store import SiteSession
 
 Standing = Literal["unknown", "waiting", "running", "ended"]
 
@@ -42,8 +47,8 @@ class RunQueue(Protocol):
         """End a run that did not end by itself when it was told to stop."""
         ...
 
-    def connected(self) -> set[str]:
-        """Sites that are connected now."""
+    def site_standings(self, sites: Sequence[str]) -> list[SiteStanding]:
+        """How the enrolled sites stand, sorted by name."""
         ...
 
 
@@ -108,9 +113,10 @@ class FlowerQueue:
         """See :class:`RunQueue`."""
         self._control.stop(folder.read_launch().flower_run)
 
-    def connected(self) -> set[str]:
-        """See :class:`RunQueue`."""
-        return {node.name for node in self._control.nodes() if node.online}
+    def site_standings(self, sites: Sequence[str]) -> list[SiteStanding]:
+        """As far as stock Flower knows: connected or not."""
+        known = {node.name: node for node in self._control.nodes()}
+        return [standing_of(name, known.get(name)) for name in sorted(sites)]
 
 
 class LinkQueue:
@@ -137,16 +143,55 @@ class LinkQueue:
         """See :class:`RunQueue`."""
         folder.kill_process()
 
-    def connected(self) -> set[str]:
+    def site_standings(self, sites: Sequence[str]) -> list[SiteStanding]:
         """See :class:`RunQueue`."""
         from asterion_server.link_paths import database_url
         from asterion_server.link_store import LinkStore
 
         store = LinkStore(database_url(self._made))
         try:
-            return {session.site for session in store.sessions() if session.is_open}
+            known = {session.site: session for session in store.sessions()}
+            work = store.orders_at_work()
         finally:
             store.close()
+        return [_link_standing(name, known.get(name), work.get(name)) for name in sorted(sites)]
+
+
+def _link_standing(
+    name: str, session: "SiteSession | None", work: tuple[str, int] | None
+) -> SiteStanding:
+    if session is None:
+        return SiteStanding(name=name, state="registered")
+    if not session.is_open:
+        return SiteStanding(name=name, state="away", since=_utc_of(session.last_contact))
+    if work is not None:
+        run, round_ = work
+        return SiteStanding(name=name, state="training", run=run, round=round_)
+    return SiteStanding(name=name, state="configured", since=_utc_of(session.opened))
+
+
+def _utc_of(seconds: float) -> str:
+    return _iso(datetime.fromtimestamp(seconds, UTC))
+
+
+def standing_of(name: str, node: FlowerNode | None) -> SiteStanding:
+    """One site; its node is None where Flower does not list it."""
+    if node is None or not node.last_activated:
+        return SiteStanding(name=name, state="registered")
+    if node.online:
+        return SiteStanding(name=name, state="connected", since=_utc(node.last_activated))
+    return SiteStanding(name=name, state="away", since=_utc(node.last_deactivated))
+
+
+def _utc(moment: str) -> str | None:
+    """Flower's time, ISO 8601, as ours; None where it has none."""
+    if not moment:
+        return None
+    return _iso(datetime.fromisoformat(moment).astimezone(UTC))
+
+
+def _iso(moment: datetime) -> str:
+    return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def launched_runs(made: Provisioned) -> list[RunFolder]:

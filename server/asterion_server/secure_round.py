@@ -12,7 +12,15 @@ from typing import TypeVar
 import numpy as np
 
 from asterion_shared.errors import OrderRefusedError, QuorumLostError, ReportRejectedError
-from asterion_shared.messages import Answer, NoReport, Order, Report, SumOrder, SumStep
+from asterion_shared.messages import (
+    Answer,
+    NoReport,
+    Order,
+    Report,
+    SumOrder,
+    SumStep,
+    order_sha256,
+)
 from asterion_shared.privacy.secret_stream import secret_stream
 from asterion_shared.privacy.secure_sum import Instance, Verify
 from asterion_shared.privacy.secure_sum_centre import CentreSum
@@ -26,7 +34,7 @@ from asterion_shared.privacy.secure_sum_messages import (
     ToSite,
     Unmasking,
 )
-from asterion_shared.privacy.summed_vector import BITS, Summed, SummedVector, Words, order_sha256
+from asterion_shared.privacy.summed_vector import BITS, Summed, SummedVector, Words
 
 Ask = Callable[[Order, Sequence[str]], Iterator[Answer]]
 """Sends an order; yields one answer for each site."""

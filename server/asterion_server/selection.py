@@ -3,6 +3,8 @@
 from collections import Counter
 from collections.abc import Mapping
 
+from asterion_shared.errors import PlanMismatchError
+from asterion_shared.messages import CarryingCohort, Cohort
 from asterion_shared.plan import Plan
 from asterion_shared.randomness import stream
 
@@ -40,12 +42,63 @@ def select(plan: Plan, round_: int, num_examples: Mapping[str, int]) -> dict[str
     return dict(sorted(times.items()))
 
 
+def selected(
+    plan: Plan, round_: int, num_examples: Mapping[str, int], busy: Mapping[str, int]
+) -> dict[str, int]:
+    """The sites of a round: those that are chosen, and those whose open order it may close.
+
+    Args:
+        plan: as for :func:`select`.
+        round_: likewise.
+        num_examples: likewise.
+        busy: sites with an open order, with the round that it was made for.
+
+    Returns:
+        As :func:`select`; a site with an open order counts as in its own round.
+    """
+    times = select(plan, round_, num_examples)
+    for site, made_for in busy.items():
+        times[site] = select(plan, made_for, num_examples).get(site, 1)
+    return dict(sorted(times.items()))
+
+
+def open_orders(plan: Plan, cohort: Cohort, round_: int) -> Mapping[str, int]:
+    """Sites that still work for an earlier round whose report can be folded, with that round.
+
+    Raises:
+        PlanMismatchError: the plan carries late reports over and the cohort cannot.
+    """
+    if plan.rounds.late != "carry_over":
+        return {}
+    if not isinstance(cohort, CarryingCohort):
+        msg = (
+            "rounds.late is 'carry_over' and this cohort keeps no order open; set it to "
+            "'quorum' or 'wait'"
+        )
+        raise PlanMismatchError(msg)
+    return cohort.open_orders(round_, plan.rounds.most_stale)
+
+
 def weight_of(plan: Plan, num_examples: int, times: int) -> float:
     """The weight of a site's update in the mean: its capped examples, or how often it was drawn."""
     if plan.algorithm.weighting == "uniform":
         return float(times)
     cap = plan.algorithm.max_weight
     return float(num_examples if cap is None else min(num_examples, cap))
+
+
+def staleness_factor(plan: Plan, staleness: int) -> float:
+    """What the weight of a report that is carried over is multiplied by, in (0, 1].
+
+    Xie, Koyejo and Gupta 2019 (arXiv:1903.03934), section 5.2, the polynomial ``(1 + s) ** -a``.
+    There it mixes a site's model into the global one. Here the update is a difference from the
+    weights that the site started from, and it is added as it is to the present ones.
+
+    Args:
+        plan: names a, ``rounds.staleness_exponent``.
+        staleness: s, rounds between the one that it was made for and the one that folds it, >= 0.
+    """
+    return float((1 + staleness) ** -plan.rounds.staleness_exponent)
 
 
 def clip_factor(plan: Plan, norm: float, clip_norm: float | None = None) -> float:

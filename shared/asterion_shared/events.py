@@ -3,13 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, BinaryIO, Literal
 
 from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
 from asterion_shared.plan import Name, TaskName
-from asterion_shared.result import Count, Result, RoundResult
+from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
 from asterion_shared.settings_files import Settings
 
 
@@ -29,6 +29,32 @@ class RunStarted(Settings):
     """Rounds that the plan asks for."""
 
 
+class DeadlineDerived(Settings):
+    """A live round begins whose deadline the plan leaves open."""
+
+    event: Literal["deadline_derived"] = "deadline_derived"
+    round: Count
+    deadline_seconds: Seconds
+    site: Name | None = None
+    """The slowest of the sites that are asked; None where nothing is measured yet."""
+
+    site_seconds: Seconds = 0.0
+    """What it took in this run: its median of work and its median of transfer."""
+
+
+class SiteAwaited(Settings):
+    """A round that waits for a site says so, and when it waits no more."""
+
+    event: Literal["site_awaited"] = "site_awaited"
+    round: Count
+    site: Name
+    state: Literal["away", "late", "back"]
+    """It is away, it is there and past the deadline, or it was away and is there again."""
+
+    since: UtcTime
+    """Since when it is, or was, away; of a late one, when its order was sent."""
+
+
 class RoundFinished(Settings):
     """A round is folded and stored, and the model after it is measured."""
 
@@ -43,10 +69,16 @@ class RunFinished(Settings):
     result: Result
 
 
-Event = RunStarted | RoundFinished | RunFinished
+Event = RunStarted | DeadlineDerived | SiteAwaited | RoundFinished | RunFinished
 Listener = Callable[[Event], None]
 """What the loop calls with each event, such as ``reports.terminal.RoundPrinter``."""
 
+
+def ignore(event: Event) -> None:
+    """Tell nobody."""
+
+
+_BLOCK_BYTES = 2**16
 _ADAPTER: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="event")])
 
 
@@ -67,14 +99,25 @@ def append_event(path: Path, event: Event) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a+b") as file:
-            file.seek(0)
-            whole = file.read().rfind(b"\n") + 1
-            file.truncate(whole)
+            file.truncate(_whole_bytes(file))
             file.write(event_line(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def _whole_bytes(file: BinaryIO) -> int:
+    """Bytes up to the last line's end; looks from the end, as the file grows with the run."""
+    end = file.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(end - _BLOCK_BYTES, 0)
+        file.seek(start)
+        place = file.read(end - start).rfind(b"\n")
+        if place >= 0:
+            return start + place + 1
+        end = start
+    return 0
 
 
 def read_events(path: Path) -> list[Event]:

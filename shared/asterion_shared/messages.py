@@ -1,5 +1,6 @@
 """What crosses between the coordinator and a site: an order out, a report or a reason back."""
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
@@ -84,7 +85,7 @@ class Order:
         weights: the global weights, shape ``(layout.size,)``; None when counting.
         layout_sha256: hash of the layout they belong to; empty when counting.
         evaluate: whether a training site also evaluates the incoming weights.
-        deadline_seconds: how long the coordinator waits from now.
+        deadline_seconds: of the round; the plan's ``rounds.late`` says what happens then.
         sum: the step of a secure sum; None in the other phases.
         clip_norm: the round's, where it adapts, for whoever makes a :class:`PartialFold`; it does
             not travel. None: the plan's.
@@ -103,6 +104,27 @@ class Order:
     sum: SumOrder | None = None
     clip_norm: float | None = None
     ledger_head: str | None = None
+
+
+def order_sha256(order: Order, site: str = "") -> str:
+    """Hash of what an order asks, 64 hex digits.
+
+    Deadline and ledger head are not in it: they may be others when the same order is sent again.
+
+    Args:
+        order: of any phase.
+        site: the one it is addressed to, and then with what a step of a secure sum tells this
+            site; empty: what is the same at every site.
+    """
+    plain = order.run, order.plan.sha256, order.round, order.phase, order.layout_sha256
+    digest = hashlib.sha256(repr((*plain, order.evaluate, site)).encode())
+    if order.sum is not None:
+        step = order.sum
+        digest.update(repr((step.id, step.of, step.step, step.sites, step.size)).encode())
+        digest.update(step.content.get(site, b""))
+    if order.weights is not None:
+        digest.update(np.ascontiguousarray(order.weights, "<f4").data)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +150,11 @@ class Report:
             when nothing was charged.
         encoded: at the site, the codes that leave in place of ``update``, which is then what they
             stand for; None where the plan does not round, and at the coordinator.
+        transfer_seconds: from the order's leaving to the answer's arrival, less ``seconds``; the
+            coordinator fills it in, and it is 0 in a simulation.
+        late_seconds: how long after the deadline it came where the round waits; 0 in time. The
+            coordinator fills it in.
+        made_for: the earlier round that its order was for, where it is carried over; else None.
     """
 
     site: str
@@ -146,6 +173,9 @@ class Report:
     sum_message: bytes = b""
     ledger_head: str | None = None
     encoded: EncodedUpdate | None = None
+    transfer_seconds: float = 0.0
+    late_seconds: float = 0.0
+    made_for: int | None = None
 
     @property
     def is_bare(self) -> bool:
@@ -166,6 +196,8 @@ class Report:
             seconds=self.seconds,
             bytes_down=self.bytes_down,
             bytes_up=self.bytes_up,
+            transfer_seconds=self.transfer_seconds,
+            late_seconds=self.late_seconds,
         )
 
 
@@ -214,7 +246,38 @@ class Cohort(Protocol):
         ...
 
     def ask(self, order: Order, sites: Iterable[str]) -> Iterator[Answer]:
-        """Send an order; yield exactly one answer for each site, in any order, by the deadline."""
+        """Send an order; yield exactly one answer for each site, in any order.
+
+        They come by the deadline, or when they come where the plan says ``late = "wait"``.
+        """
+        ...
+
+
+@runtime_checkable
+class CarryingCohort(Cohort, Protocol):
+    """A cohort that keeps the orders of late sites open, for ``late = "carry_over"``."""
+
+    def open_orders(self, round_: int, most_stale: int) -> Mapping[str, int]:
+        """Sites whose train order of an earlier round is still open, with that round.
+
+        Such a site is named in the next train order all the same: it gets nothing new, and its
+        answer is the one to its open order, with ``made_for``, or that it is ``late`` once more.
+
+        Args:
+            round_: the one that comes next.
+            most_stale: how many rounds before it an order may be from; others are closed here,
+                and what comes of them is never used.
+        """
+        ...
+
+
+@runtime_checkable
+class RepeatingCohort(Cohort, Protocol):
+    """A cohort that knows whether its sites answer the same order with the same bytes."""
+
+    @property
+    def repeats_answers(self) -> bool:
+        """Whether they do, also after the site or the coordinator was killed in between."""
         ...
 
 

@@ -19,6 +19,7 @@ from asterion_shared.privacy.plan_rules import (
     numeric_features,
 )
 from asterion_shared.privacy.settings import PrivacySettings, SecureSumSettings
+from asterion_shared.round_settings import LATE_RULES, RoundSettings
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 from asterion_shared.transport_settings import TRANSPORT_RULES, TransportSettings
 
@@ -263,33 +264,6 @@ class LocalSettings(Settings):
     )
 
 
-class RoundSettings(Settings):
-    """How many rounds, with whom, for how long."""
-
-    count: Annotated[int, Field(ge=1, le=100_000)] = 5
-    sites_per_round: Annotated[int, Field(ge=1)] | None = None
-    """Sites asked in a round; absent: all."""
-
-    quorum: Annotated[int, Field(ge=1)] = 1
-    """Fewest reports for a round to count."""
-
-    deadline_seconds: Annotated[float, Field(gt=0, le=7 * 86400)] = 600.0
-    """The one deadline of a round: reports after it are not used."""
-
-    evaluate_every: Annotated[int, Field(ge=1)] = 1
-    """Every how many rounds the model is evaluated at the sites; the last one always is."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        rule(
-            lambda r: r.sites_per_round is None or r.quorum <= r.sites_per_round,
-            lambda r: (
-                f"quorum is {r.quorum} and sites_per_round is {r.sites_per_round}; "
-                "lower the quorum or ask more sites"
-            ),
-        ),
-    )
-
-
 class Plan(Settings):
     """What a run is: task, data, model, algorithm, rounds, seed."""
 
@@ -351,6 +325,7 @@ class Plan(Settings):
         *PRIVACY_RULES,
         *SECURE_SUM_RULES,
         *TRANSPORT_RULES,
+        *LATE_RULES,
     )
 
     def canonical(self) -> str:

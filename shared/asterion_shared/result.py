@@ -5,13 +5,12 @@ receive it (at the next order, or at the closing evaluation). Round 0 is the ini
 """
 
 import math
-from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
+from asterion_shared.absences import absences
 from asterion_shared.errors import FileProblemError, SettingsError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
@@ -20,11 +19,8 @@ from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.settings_files import Rule, Settings, read_versioned_json, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
-MOST_NAMED_SITES = 5
-"""Sites that a sentence names one by one; of more it tells how many there are."""
-
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
-Outcome = Literal["answered", "refused", "failed", "late"]
+Outcome = Literal["answered", "carried", "refused", "failed", "late"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
@@ -46,7 +42,8 @@ class SiteOutcome(Settings):
     """What became of one site in one round."""
 
     outcome: Outcome
-    """It answered, it refused, it failed, or it had not answered at the deadline."""
+    """It answered, its report of an earlier round was carried over into this one, it refused, it
+    failed, or it had not answered at the deadline."""
 
     code: str = ""
     """Why not: one of :data:`asterion_shared.messages.REASON_CODES`; empty when it answered."""
@@ -77,6 +74,16 @@ class SiteOutcome(Settings):
 
     seconds: Seconds = 0.0
     """Wall-clock time of the work at the site."""
+
+    transfer_seconds: Seconds = 0.0
+    """From the order's leaving to the answer's arrival, less ``seconds``; 0 in a simulation."""
+
+    late_seconds: Seconds = 0.0
+    """How long after the round's deadline its answer came, where the round waited for it; 0 in
+    time."""
+
+    made_for: Count | None = None
+    """The earlier round whose order a carried report answers; None otherwise."""
 
     bytes_down: Count = 0
     """Bytes to the site."""
@@ -111,6 +118,9 @@ class RoundResult(Settings):
     update_norm: Measure = None
     """Euclidean length of the change of the global weights; None when nothing was trained."""
 
+    deadline_seconds: Seconds | None = None
+    """Of the round: the plan's, or made from measured times; None where nobody was asked."""
+
     clip_norm: Measure = None
     """Length that longer updates were shortened to, where it adapts: made from what was noised in
     earlier rounds. None where it is the plan's."""
@@ -127,17 +137,28 @@ class RoundResult(Settings):
 
     @property
     def answered(self) -> tuple[str, ...]:
-        """Sites whose report counted, sorted."""
+        """Sites whose report of this round counted, sorted."""
         return tuple(sorted(s for s, o in self.outcomes.items() if o.outcome == "answered"))
 
     @property
     def missing(self) -> dict[str, str]:
-        """Sites that were asked and have no report, with the reason (a code, or ``late``)."""
+        """Sites that were asked and have no report here, with the reason (a code, or ``late``)."""
         return {
             site: outcome.code or outcome.outcome
             for site, outcome in sorted(self.outcomes.items())
-            if outcome.outcome != "answered"
+            if outcome.outcome not in ("answered", "carried")
         }
+
+    @property
+    def carried(self) -> dict[str, int]:
+        """Sites whose report of an earlier round was folded here, with that round."""
+        return {s: o.made_for for s, o in sorted(self.outcomes.items()) if o.made_for is not None}
+
+    @property
+    def waited_for(self) -> dict[str, float]:
+        """Sites that answered after the deadline, with how many seconds after it."""
+        late = {s: o.late_seconds for s, o in sorted(self.outcomes.items())}
+        return {site: seconds for site, seconds in late.items() if seconds > 0}
 
     @property
     def train_loss(self) -> float | None:
@@ -145,7 +166,9 @@ class RoundResult(Settings):
         known = [
             (outcome.num_examples, outcome.train_loss)
             for outcome in self.outcomes.values()
-            if outcome.train_loss is not None and outcome.num_examples > 0
+            if outcome.train_loss is not None
+            and outcome.num_examples > 0
+            and outcome.outcome == "answered"
         ]
         total = sum(count for count, _ in known)
         return sum(count * loss for count, loss in known) / total if total else None
@@ -230,7 +253,7 @@ class Result(Settings):
     plan_sha256: Sha256
     status: Status
     headline: str = ""
-    """One sentence that says how far it came and who was missing; :func:`write_result` fills it."""
+    """One sentence: how far it came, who was missing or late; :func:`write_result` fills it."""
 
     started: UtcTime
     """UTC, ISO 8601, ending in ``Z``."""
@@ -302,7 +325,7 @@ class Result(Settings):
 
 
 def headline(result: Result) -> str:
-    """One sentence for the title: how far the run came, and who was missing when and why.
+    """One sentence for the title: how far the run came, and who was missing or late, when and why.
 
     For example ``5 of 5 rounds finished; site north missing in rounds 3-5 (unreachable)``.
     """
@@ -321,73 +344,7 @@ def headline(result: Result) -> str:
         ends = {"finished": " finished", "stopped": " stopped", "failed": " failed"}
         beginnings = {s: work + ends.get(s, f": quorum lost{why}") for s in beginnings}
     broken = ["the attack shows more than the claimed epsilon"] if result.claim_broken else []
-    return "; ".join([beginnings[result.status], *broken, *_absences(result)])
-
-
-def _absences(result: Result) -> list[str]:
-    """``site north missing in rounds 3-5 (unreachable)`` for each site, sorted by name.
-
-    Of more than :data:`MOST_NAMED_SITES` sites only their number and the reasons are told.
-    """
-    by_site: dict[str, dict[str, list[int]]] = {}
-    for round_ in result.rounds:
-        for site, reason in round_.missing.items():
-            by_site.setdefault(site, {}).setdefault(reason, []).append(round_.round)
-    asked = {site for round_ in result.rounds for site in round_.asked}
-    if not asked:
-        return ["no site was asked"]
-    everyone = f"{len(asked.union(s.name for s in result.sites)):,} sites"
-    if len(by_site) > MOST_NAMED_SITES:
-        counts = Counter(reason for reasons in by_site.values() for reason in reasons)
-        why = ", ".join(
-            f"{count:,} {reason.replace('_', ' ')}"
-            for reason, count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        )
-        sentences = [f"{len(by_site):,} of {everyone} missing in one round or more ({why})"]
-    else:
-        sentences = [
-            f"site {site} missing "
-            + " and ".join(
-                f"{round_words(rounds)} ({reason.replace('_', ' ')})"
-                for reason, rounds in reasons.items()
-            )
-            for site, reasons in sorted(by_site.items())
-        ]
-    never = [s.name for s in result.sites if s.name not in asked]
-    if len(never) > MOST_NAMED_SITES:
-        sentences.append(f"{len(never):,} of {everyone} were never asked")
-    else:
-        sentences += [f"site {name} was never asked" for name in never]
-    return sentences or ["no site was missing"]
-
-
-def round_words(numbers: Iterable[int]) -> str:
-    """Round numbers in words; round 0 is what comes before training.
-
-    >>> round_words([0, 1, 2]), round_words([3])
-    ('at the start and in rounds 1-2', 'in round 3')
-    """
-    known = sorted(set(numbers))
-    later = [number for number in known if number > 0]
-    parts = ["at the start"] if 0 in known else []
-    if later:
-        parts.append(f"in {'rounds' if len(later) > 1 else 'round'} {ranges(later)}")
-    return " and ".join(parts)
-
-
-def ranges(numbers: Iterable[int]) -> str:
-    """Whole numbers as ranges.
-
-    >>> ranges([1, 3, 4, 5])
-    '1, 3-5'
-    """
-    runs: list[list[int]] = []
-    for number in sorted(set(numbers)):
-        if runs and number == runs[-1][-1] + 1:
-            runs[-1].append(number)
-        else:
-            runs.append([number])
-    return ", ".join(str(r[0]) if len(r) == 1 else f"{r[0]}-{r[-1]}" for r in runs)
+    return "; ".join([beginnings[result.status], *broken, *absences(result)])
 
 
 def write_result(result: Result, path: Path) -> Result:

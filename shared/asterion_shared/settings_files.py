@@ -4,11 +4,11 @@ import json
 import tomllib
 import types
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Self, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
-from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from asterion_shared.errors import FileProblemError, Problem, SettingsError
@@ -133,8 +133,8 @@ def _examine(
                 fix=f"remove it; known here: {', '.join(sorted(known))}",
             )
         )
-    for name, field in model.model_fields.items():
-        for value in _examine_field(field, values, name, path, problems):
+    for name in model.model_fields:
+        for value in _examine_field(model, values, name, path, problems):
             fields[name] = value
     partial = _Partial(fields)
     for rule in model.RULES:
@@ -150,9 +150,10 @@ def _examine(
 
 
 def _examine_field(
-    field: FieldInfo, values: dict[str, Any], name: str, path: str, problems: list[Problem]
+    model: type[Settings], values: dict[str, Any], name: str, path: str, problems: list[Problem]
 ) -> Iterator[Any]:
     """Yield the field's value if it is right, nothing otherwise."""
+    field = model.model_fields[name]
     if name not in values:
         if field.is_required():
             problems.append(Problem(where=f"{path}{name}", what="is missing", fix="add it"))
@@ -167,10 +168,17 @@ def _examine_field(
             yield partial
         return
     try:
-        annotation: Any = Annotated[(field.annotation, *field.metadata, field)]
-        yield TypeAdapter(annotation).validate_python(values[name])
+        yield _adapter(model, name).validate_python(values[name])
     except ValidationError as error:
         problems.extend(_problem(f"{path}{name}", detail) for detail in error.errors())
+
+
+@cache
+def _adapter(model: type[Settings], name: str) -> TypeAdapter[Any]:
+    """Of one field; made once, as a site reads a plan with every order."""
+    field = model.model_fields[name]
+    annotation: Any = Annotated[(field.annotation, *field.metadata, field)]
+    return TypeAdapter(annotation)
 
 
 def _section(annotation: object) -> type[Settings] | None:

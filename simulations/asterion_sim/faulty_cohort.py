@@ -1,6 +1,6 @@
 """A cohort whose sites fail as a schedule says, around any cohort that works."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,6 +12,7 @@ from asterion_shared.messages import (
     NoReport,
     Order,
     PartialFold,
+    Report,
 )
 from asterion_shared.parameters import Vector, length
 from asterion_shared.randomness import stream
@@ -26,6 +27,10 @@ class FaultyCohort:
     late has worked, so what it keeps for itself (tensors, what rounding lost) has moved on; one
     that crashed or was never reached has not.
 
+    Where the plan says ``late = "wait"``, a site that is late or out of reach answers all the same.
+    Where it says ``"carry_over"``, the report of a late site comes in the first later round in
+    which no fault keeps it; a crash there loses it. Such reports are held in memory.
+
     Args:
         inner: the cohort that works; if it folds, sites whose update is as it should be are
             folded by it.
@@ -36,6 +41,16 @@ class FaultyCohort:
 
     def __init__(self, inner: Cohort, schedule: FaultSchedule, *, train_late: bool = True) -> None:
         self._inner, self._schedule, self._train_late = inner, schedule, train_late
+        self._held: dict[str, Report] = {}
+
+    def open_orders(self, round_: int, most_stale: int) -> Mapping[str, int]:
+        """Sites whose late report has not come yet, with the round that it was made for."""
+        self._held = {
+            site: report
+            for site, report in self._held.items()
+            if report.made_for is not None and 1 <= round_ - report.made_for <= most_stale
+        }
+        return {site: r.made_for for site, r in self._held.items() if r.made_for is not None}
 
     def sites(self) -> tuple[str, ...]:
         """Names of all sites, sorted."""
@@ -43,9 +58,10 @@ class FaultyCohort:
 
     def ask(self, order: Order, sites: Iterable[str]) -> Iterator[Answer]:
         """One answer for each site: first of those that do not work, then of the others."""
-        names = list(sites)
-        faults = self._faults(order, names)
-        idle = {site for site, fault in faults.items() if self._is_idle(order, fault)}
+        asked = list(sites)
+        faults = self._faults(order, asked)
+        names = yield from self._carried(order, asked, faults)
+        idle = {s for s in names if s in faults and self._is_idle(order, faults[s])}
         yield from (_absence(site, faults[site]) for site in sorted(idle))
         yield from self._alone(order, [site for site in names if site not in idle], faults)
 
@@ -57,9 +73,10 @@ class FaultyCohort:
             times: how often each site was selected.
         """
         faults = self._faults(order, times)
-        idle = {site for site, fault in faults.items() if self._is_idle(order, fault)}
-        alone = {site for site, fault in faults.items() if _needs_its_update(fault)} - idle
-        rest = {site: n for site, n in times.items() if site not in idle and site not in alone}
+        names = yield from self._carried(order, times, faults)
+        idle = {s for s in names if s in faults and self._is_idle(order, faults[s])}
+        alone = {s for s in names if s in faults and _needs_its_update(faults[s])} - idle
+        rest = {site: times[site] for site in names if site not in idle and site not in alone}
         yield from (_absence(site, faults[site]) for site in sorted(idle))
         # Struck sites come first, as the fold stores what comes early; but an engine that is not
         # chosen yet is measured on the first sites it gets, which shall be the many well ones.
@@ -88,12 +105,32 @@ class FaultyCohort:
             if (fault := self._schedule.fault(order.round, site)) is not None:
                 late = (fault.seconds or 0.0) > order.deadline_seconds
                 found[site] = replace(fault, outcome="late") if late else fault
+        if order.plan.rounds.late == "wait":
+            return {site: _waited_out(fault) for site, fault in found.items()}
         return found
+
+    def _carried(
+        self, order: Order, sites: Iterable[str], faults: Mapping[str, Fault]
+    ) -> Generator[Answer, None, list[str]]:
+        """Answers of sites whose report of an earlier round is due; returns the other sites."""
+        others: list[str] = []
+        for site in sites:
+            fault = faults.get(site)
+            if site not in self._held or order.phase != "train":
+                others.append(site)
+            elif fault is None or fault.outcome is None:
+                yield self._held.pop(site)
+            else:
+                if fault.stage == "training":  # it died on it
+                    del self._held[site]
+                yield _absence(site, fault)
+        return others
 
     def _is_idle(self, order: Order, fault: Fault) -> bool:
         """Whether a site does no work for the order."""
-        works_in_vain = fault.outcome == "late" and self._train_late and order.phase == "train"
-        return fault.outcome is not None and not works_in_vain
+        is_used = self._train_late or order.plan.rounds.late == "carry_over"
+        works = fault.outcome == "late" and is_used and order.phase == "train"
+        return fault.outcome is not None and not works
 
     def _alone(
         self, order: Order, sites: Iterable[str], faults: Mapping[str, Fault]
@@ -116,20 +153,35 @@ class FaultyCohort:
             else:
                 yield self._struck(order, part, faults.get(part.site))
 
+    def _hold(self, report: Report, round_: int, fault: Fault) -> None:
+        took = report.seconds if fault.seconds is None else fault.seconds
+        update = None if report.update is None else report.update.copy()  # not a chunk's buffer
+        self._held[report.site] = replace(report, made_for=round_, seconds=took, update=update)
+
     def _struck(self, order: Order, answer: Answer, fault: Fault | None) -> Answer:
         """What arrives of a site's answer."""
         if fault is not None and fault.outcome is not None:
+            if order.plan.rounds.late == "carry_over" and isinstance(answer, Report):
+                self._hold(answer, order.round, fault)
             return _absence(answer.site, fault)
         if fault is None or isinstance(answer, NoReport):
             return answer
         if fault.seconds is not None:
-            answer = replace(answer, seconds=fault.seconds)
+            late = max(fault.seconds - order.deadline_seconds, 0.0)  # > 0 where the round waits
+            answer = replace(answer, seconds=fault.seconds, late_seconds=late)
         if answer.update is None or fault.kind not in UPDATE_KINDS:
             return answer
         draws = stream(
             self._schedule.seed, round_=order.round, site=answer.site, purpose="wrong update"
         )
         return replace(answer, update=changed_update(answer.update, fault, draws))
+
+
+def _waited_out(fault: Fault) -> Fault:
+    """A fault as a round that waits meets it: whoever is only late or out of reach answers."""
+    if fault.outcome == "late" or fault.code == "unreachable":
+        return replace(fault, outcome=None, code="", stage="")
+    return fault
 
 
 def _needs_its_update(fault: Fault) -> bool:

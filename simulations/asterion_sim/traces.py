@@ -156,6 +156,8 @@ def _fault(line: TraceLine, where: str) -> Fault:
 def _recorded(outcome: SiteOutcome) -> Fault | None:
     if outcome.outcome == "answered":
         return Fault(kind="delay", seconds=outcome.seconds) if outcome.seconds > 0 else None
+    if outcome.outcome == "carried":
+        return None  # what befell it stands in the round that it was made for
     known = {("late", "", ""): "late", ("failed", "unreachable", ""): "drop",
              ("failed", "unreachable", "training"): "crash"}  # fmt: skip
     kind = known.get((outcome.outcome, outcome.code, outcome.stage), "recorded")

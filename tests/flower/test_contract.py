@@ -97,7 +97,10 @@ def test_a_client_has_the_calls_and_the_way_to_make_it(client: Any, calls: list[
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        (node_pb2.NodeInfo, {"node_id", "name", "status", "public_key", "last_activated_at"}),
+        (
+            node_pb2.NodeInfo,
+            {"node_id", "name", "status", "public_key", "last_activated_at", "last_deactivated_at"},
+        ),
         (control_pb2.StartRunRequest, {"fab", "override_config"}),
         (control_pb2.StartRunResponse, {"run_id"}),
         (control_pb2.RegisterNodeRequest, {"public_key", "name"}),

@@ -237,3 +237,82 @@ def test_a_push_that_never_succeeds_ends_at_the_deadline(
     got = list(cohort_of(grid, clock).ask(make_order(plan, deadline_seconds=6.0), ALL))
     assert "answered" not in by_site(got).values()
     assert clock.now < 8.0
+
+
+class WakingGrid(InProcessGrid):
+    """Wakes whoever waits when an answer is due; answers are due at times of the clock."""
+
+    def __init__(self, inner: InProcessGrid, clock: Clock, due: dict[int, float]) -> None:
+        super().__init__(inner.sites)
+        self.clock, self.due, self.waits = clock, due, list[float]()
+
+    def wait(self, seconds: float) -> None:
+        self.waits.append(seconds)
+        times = [at for at in self.due.values() if at > self.clock.now]
+        self.clock.pause(min([seconds, *(at - self.clock.now for at in times)]))
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        node = {m.metadata.message_id: m.metadata.dst_node_id for m in self.pushed}
+        ready = [i for i in message_ids if self.due.get(node[i], 0.0) <= self.clock.now]
+        return super().pull_messages(ready)
+
+
+def never(seconds: float) -> None:
+    msg = f"slept {seconds} s beside a grid that wakes"
+    raise AssertionError(msg)
+
+
+def test_a_grid_that_wakes_is_waited_on_and_not_polled(plan: Plan, sites: FakeSites) -> None:
+    clock = Clock()
+    grid = WakingGrid(sites.grid(), clock, {10: 0.5, 11: 4.25, 12: 30.0})
+    cohort = LiveCohort(grid, now=lambda: clock.now, pause=never)
+    got = {a.site: a for a in cohort.ask(make_order(plan, deadline_seconds=7.0), ALL)}
+    assert by_site(list(got.values())) == {"north": "answered", "south": "answered", "west": "late"}
+    assert clock.now == pytest.approx(7.0)
+    # Until the next look at who is online, or the deadline: six waits, of which two were cut short.
+    assert len(grid.waits) == 6
+    assert max(grid.waits) == pytest.approx(2.0)
+    north, south = got["north"], got["south"]
+    assert isinstance(north, Report)
+    assert isinstance(south, Report)
+    assert north.transfer_seconds == pytest.approx(0.0)  # 0.5 s of work in all
+    assert south.transfer_seconds == pytest.approx(3.75)
+
+
+def test_an_instant_grid_is_never_waited_on(plan: Plan, sites: FakeSites) -> None:
+    cohort = LiveCohort(sites.grid(), pause=never)
+    for number in range(1, 4):
+        answers = list(cohort.ask(make_order(plan, round=number), ALL))
+        assert by_site(answers) == dict.fromkeys(ALL, "answered")
+
+
+def test_a_grid_that_keeps_orders_delivers_them_again_by_itself(
+    plan: Plan, sites: FakeSites
+) -> None:
+    clock = Clock()
+    grid = WakingGrid(sites.grid(), clock, {10: 40.0})
+    grid.durable = True  # type: ignore[attr-defined]
+    for at in range(5, 35, 5):
+        clock.events.append((float(at), grid.sites[10].restart))
+    cohort = LiveCohort(grid, now=lambda: clock.now, pause=never)
+    assert cohort.repeats_answers
+    got = list(cohort.ask(make_order(plan, deadline_seconds=60.0), ALL))
+    assert by_site(got) == dict.fromkeys(ALL, "answered")
+    assert len(grid.pushed) == 3
+    assert not cohort_of(sites.grid(), clock).repeats_answers
+
+
+def test_a_session_that_ends_three_times_on_an_order_is_given_up(
+    plan: Plan, sites: FakeSites
+) -> None:
+    clock, grid = Clock(), sites.grid()
+    north = grid.sites[10]
+    north.silent = True
+
+    def restart() -> None:
+        north.activations += 1
+
+    clock.events = [(float(at), restart) for at in range(3, 60, 5)]
+    got = list(cohort_of(grid, clock).ask(make_order(plan, deadline_seconds=100.0), ALL))
+    assert by_site(got)["north"] == "internal_error"
+    assert [m.metadata.dst_node_id for m in grid.pushed].count(10) == 3

@@ -193,7 +193,10 @@ def test_noise_in_shares_goes_on_without_the_site_whose_limit_is_reached(
 def test_the_status_names_every_site(federation: Federation) -> None:
     command = [*ASTERION, "server", "status", "--folder", str(federation.made.folder), "--json"]
     told = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
-    assert told["sites"] == dict.fromkeys(SITES, True)
+    assert {name: site["state"] for name, site in told["sites"].items()} == dict.fromkeys(
+        SITES, "connected"
+    )
+    assert all(site["since"] for site in told["sites"].values())
 
 
 def test_a_wrong_certificate_port_or_key_is_one_clear_line(

@@ -313,11 +313,12 @@ def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
     }  # fmt: skip
     assert set(RoundResult.model_fields) == {
         "round", "asked", "outcomes", "pooled", "sites", "seconds", "bytes_down", "bytes_up",
-        "update_norm", "clip_norm",
+        "update_norm", "clip_norm", "deadline_seconds",
     }  # fmt: skip
     assert set(SiteOutcome.model_fields) == {
         "outcome", "code", "stage", "num_examples", "num_test", "num_bad_files", "num_steps",
         "train_loss", "update_norm", "clipped", "seconds", "bytes_down", "bytes_up",
+        "transfer_seconds", "late_seconds", "made_for",
     }  # fmt: skip
     assert set(SiteSummary.model_fields) == {
         "name", "num_examples", "num_test", "num_bad_files", "manifest_sha256",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from asterion_shared.plan import DataContract, ModelSettings, Plan, RoundSettings
+from asterion_shared.plan import DataContract, ModelSettings, Plan
 from asterion_shared.result import (
     FinalModel,
     Result,
@@ -14,6 +14,7 @@ from asterion_shared.result import (
     SiteRound,
     SiteSummary,
 )
+from asterion_shared.round_settings import RoundSettings
 
 SITES = ("east", "north", "south")
 

@@ -8,16 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from asterion_shared.absences import ranges, round_words
 from asterion_shared.errors import FileProblemError
 from asterion_shared.result import (
     Result,
     RoundResult,
     SiteOutcome,
     headline,
-    ranges,
     read_result,
     result_schema,
-    round_words,
     write_result,
 )
 

@@ -6,7 +6,6 @@ metrics, as whole numbers in four words each. All of it is summed modulo 2^32 wi
 for the update's rounding to its grid.
 """
 
-import hashlib
 import math
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,7 +14,6 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_shared.errors import OrderRefusedError, PrivacyProofError
-from asterion_shared.messages import Order
 from asterion_shared.metrics import Statistic, Statistics, expected_statistics
 from asterion_shared.parameters import Vector, clipped
 from asterion_shared.plan import Plan
@@ -192,15 +190,6 @@ class SummedVector:
             return self._grid.encode(weighted).astype(np.uint32)
         shares = noise_in_shares(self.plan, self.size, self.round)
         return noised_share(weighted, shares.encoding, shares.share_sigma, secret)
-
-
-def order_sha256(order: Order) -> str:
-    """Hash of what a train or evaluate order asks, 64 hex digits; the same at every site."""
-    plain = order.run, order.plan.sha256, order.round, order.phase, order.layout_sha256
-    digest = hashlib.sha256(repr((*plain, order.evaluate)).encode())
-    if order.weights is not None:
-        digest.update(np.ascontiguousarray(order.weights, "<f4").data)
-    return digest.hexdigest()
 
 
 def noise_in_shares(plan: Plan, size: int, round_: int = 0) -> NoiseInShares:

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from asterion_shared.result import MOST_NAMED_SITES, RoundResult, ranges
+from asterion_shared.absences import MOST_NAMED_SITES, ranges
+from asterion_shared.reports.metric_words import in_time
+from asterion_shared.result import RoundResult
 
 _NAMED_OF_MANY = 3
 _MOST_RANGES = 4
@@ -24,7 +26,10 @@ class Group:
 
 @dataclass(slots=True)
 class Part:
-    """A site's part in the training rounds: in how many it was asked, answered, was clipped."""
+    """A site's part in the training rounds: in how many it was asked, answered, was clipped.
+
+    A report that was carried over counts as an answer of the round that folded it.
+    """
 
     asked: int = 0
     answered: int = 0
@@ -71,7 +76,7 @@ def parts_of_sites(rounds: Iterable[RoundResult]) -> dict[str, Part]:
             for site, outcome in round_.outcomes.items():
                 part = parts.setdefault(site, Part())
                 part.asked += 1
-                part.answered += outcome.outcome == "answered"
+                part.answered += outcome.outcome in ("answered", "carried")
                 part.clipped += outcome.clipped
     return parts
 
@@ -104,6 +109,27 @@ def missing_words(missing: Mapping[str, str]) -> str:
         f"{len(names):,} {why.replace('_', ' ')} ({name_few(names)})"
         for why, names in sorted(sites.items(), key=lambda item: (-len(item[1]), item[0]))
     )
+
+
+def late_words(round_: RoundResult) -> str:
+    """Who was waited for, and whose report of which earlier round was carried over; else empty.
+
+    For example ``waited for north (6 min 0 s), carried over: south (of round 2)``.
+    """
+    waits, carried = round_.waited_for, round_.carried
+    parts = []
+    if len(waits) > _NAMED_OF_MANY:
+        longest = in_time(max(waits.values()))
+        parts.append(f"waited for {name_few(list(waits))} (at most {longest})")
+    elif waits:
+        named = ", ".join(f"{site} ({in_time(seconds)})" for site, seconds in waits.items())
+        parts.append(f"waited for {named}")
+    if len(carried) > _NAMED_OF_MANY:
+        parts.append(f"carried over: {name_few(list(carried))}")
+    elif carried:
+        named = ", ".join(f"{site} (of round {number})" for site, number in carried.items())
+        parts.append(f"carried over: {named}")
+    return ", ".join(parts)
 
 
 def round_span(numbers: Iterable[int]) -> str:

@@ -72,7 +72,7 @@ def _site_names(result: Result) -> list[str]:
 
 def _by_outcome(result: Result, what: str) -> SiteValues:
     return [
-        (r.round, {s: getattr(o, what) for s, o in r.outcomes.items() if o.outcome == "answered"})
+        (r.round, {s: getattr(r.outcomes[s], what) for s in r.answered})
         for r in result.rounds
         if r.round > 0
     ]

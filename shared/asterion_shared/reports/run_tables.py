@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from asterion_shared.absences import MOST_NAMED_SITES, round_words
 from asterion_shared.messages import REASON_CODES
 from asterion_shared.plan import Plan
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import (
     Part,
     evenly,
+    late_words,
     missing_words,
     name_few,
     parts_of_sites,
@@ -19,15 +21,7 @@ from asterion_shared.reports.many_sites import (
 )
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.report_page import interval, num_tested, plural, told
-from asterion_shared.result import (
-    MOST_NAMED_SITES,
-    Metrics,
-    Result,
-    RoundResult,
-    SiteOutcome,
-    SiteSummary,
-    round_words,
-)
+from asterion_shared.result import Metrics, Result, RoundResult, SiteOutcome, SiteSummary
 
 MOST_SITE_ROWS = 30
 MOST_ROUND_ROWS = 200
@@ -138,7 +132,7 @@ def clip_words(result: Result, plan: Plan | None) -> str:
     norm = None if plan is None else plan.algorithm.clip_norm
     if norm is None and not clipped:
         return ""
-    count = sum(o.outcome == "answered" for o in trained)
+    count = sum(o.outcome in ("answered", "carried") for o in trained)
     share = f" ({clipped / count:.0%})" if count else ""
     length = "the plan's clip norm" if norm is None else f"a Euclidean length of {norm:g}"
     if any(r.clip_norm is not None for r in result.rounds):
@@ -154,25 +148,32 @@ def round_table(result: Result, metric: str) -> dict[str, Any]:
         notes.append(f"{plural(hidden, 'more round')}, in result.json.")
     traffic = any(r.bytes_down or r.bytes_up for r in result.rounds)
     adapts = any(r.clip_norm is not None for r in result.rounds)
-    head = ("round", "asked", "answered", "missing, and why", metric_words.label(metric),
-            "train loss", *(("clip norm",) if adapts else ()), "update norm", "time",
+    late = any(late_words(r) for r in result.rounds)
+    head = ("round", "asked", "answered", "missing, and why",
+            *(("waited for, carried over",) if late else ()), metric_words.label(metric),
+            "train loss", *(("clip norm",) if adapts else ()), "update norm", "time", "deadline",
             *(("down", "up") if traffic else ()))  # fmt: skip
-    rows = [_round_row(result.rounds[index], metric, adapts=adapts)[: len(head)] for index in shown]
+    rows = [
+        _round_row(result.rounds[index], metric, adapts=adapts, late=late)[: len(head)]
+        for index in shown
+    ]
     return {"round_head": head, "round_rows": rows, "round_notes": notes}
 
 
-def _round_row(round_: RoundResult, metric: str, *, adapts: bool) -> tuple[str, ...]:
+def _round_row(round_: RoundResult, metric: str, *, adapts: bool, late: bool) -> tuple[str, ...]:
     """The bytes stand last: a simulation, where nothing travels, leaves them out."""
     return (
         str(round_.round) if round_.round else "0 (start)",
         f"{len(round_.asked):,}",
         f"{len(round_.answered):,}",
         missing_words(round_.missing) or ("none" if round_.asked else number(None)),
+        *((late_words(round_) or "none",) if late else ()),
         number(round_.pooled.get(metric)),
         number(round_.train_loss),
         *((_clip_cell(round_.clip_norm),) if adapts else ()),
         number(round_.update_norm),
         in_time(round_.seconds),
+        number(None) if round_.deadline_seconds is None else in_time(round_.deadline_seconds),
         in_bytes(round_.bytes_down),
         in_bytes(round_.bytes_up),
     )
@@ -186,8 +187,9 @@ def absences(result: Result) -> dict[str, Any]:
     """A sentence for each site and reason, or a row for each reason; then the skipped files."""
     rounds: dict[tuple[str, Absence], list[int]] = {}
     for round_ in result.rounds:
+        missing = round_.missing
         for site, outcome in round_.outcomes.items():
-            if outcome.outcome != "answered":
+            if site in missing:
                 rounds.setdefault((site, _absence(outcome)), []).append(round_.round)
     if len(rounds) > MOST_SENTENCES:
         return {"faults": _skipped(result), "absence_rows": _absence_rows(rounds)}

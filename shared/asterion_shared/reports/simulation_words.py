@@ -83,12 +83,7 @@ def _options(engine: Mapping[str, str | int]) -> str:
 
 def _fault_rows(result: Result, faults: tuple[InjectedFault, ...]) -> list[tuple[str, ...]]:
     """Kind, what it means, rounds, times, sites, how many reports counted all the same, which."""
-    answered = {
-        (r.round, site)
-        for r in result.rounds
-        for site, outcome in r.outcomes.items()
-        if outcome.outcome == "answered"
-    }
+    answered = {(r.round, site) for r in result.rounds for site in r.answered}
     by_kind: dict[str, list[InjectedFault]] = {}
     for fault in faults:
         by_kind.setdefault(fault.fault, []).append(fault)

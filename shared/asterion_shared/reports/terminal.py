@@ -10,14 +10,29 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from asterion_shared.events import Event, RoundFinished, RunFinished, RunStarted, event_line
+from asterion_shared.events import (
+    DeadlineDerived,
+    Event,
+    RoundFinished,
+    RunFinished,
+    RunStarted,
+    SiteAwaited,
+    event_line,
+)
 from asterion_shared.plan import TaskName
 from asterion_shared.reports import metric_words
-from asterion_shared.reports.many_sites import Part, missing_words, parts_of_sites, pick_sites
+from asterion_shared.reports.many_sites import (
+    Part,
+    late_words,
+    missing_words,
+    parts_of_sites,
+    pick_sites,
+)
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.report_page import interval, lowest_site, num_tested, plural, told
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics, Result, RoundResult
+from asterion_shared.site_standing import clock
 
 WIDE_COLUMNS = 110
 """Columns of a terminal from which on the secondary metrics are shown."""
@@ -72,9 +87,13 @@ class RoundPrinter:
             self._line(round_line(event.round_result, self._task, self._planned))
             if self._progress and event.round_result.round > 0:
                 self._progress.update(self._progress.task_ids[0], advance=1)
-        else:
+        elif isinstance(event, RunFinished):
             self._close()
             self._finish(event)
+        elif isinstance(event, DeadlineDerived):
+            self._line(f"[dim]{escape(deadline_line(event))}[/]")
+        else:
+            self._line(f"[yellow]{escape(awaited_line(event))}[/]")
 
     def _start(self, event: RunStarted) -> None:
         self._task, self._planned = event.task, event.rounds
@@ -111,6 +130,31 @@ class RoundPrinter:
             self._progress = None
 
 
+def deadline_line(event: DeadlineDerived) -> str:
+    """A derived deadline and where it is from.
+
+    For example ``round 3: deadline 1 min 24 s, from site north, which takes 28.0 s``.
+    """
+    what = f"round {event.round}: deadline {in_time(event.deadline_seconds)}"
+    if event.site is None:
+        return f"{what}, as nothing is measured yet"
+    return f"{what}, from site {event.site}, which takes {in_time(event.site_seconds)}"
+
+
+def awaited_line(event: SiteAwaited) -> str:
+    """Whom a round waits for.
+
+    For example ``round 3: waiting for site north, away since 14:02 UTC (2026-01-02)``.
+    """
+    since = clock(event.since)
+    words = {
+        "away": f"waiting for site {event.site}, away since {since}",
+        "late": f"waiting for site {event.site}, past the deadline, at work since {since}",
+        "back": f"site {event.site} is back, it was away since {since}",
+    }
+    return f"round {event.round}: {words[event.state]}"
+
+
 def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
     """One round as one line, in rich's markup.
 
@@ -137,6 +181,8 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
     parts.append(in_time(result.seconds))
     if result.missing:
         parts.append(f"[yellow]missing: {escape(missing_words(result.missing))}[/]")
+    if late := late_words(result):
+        parts.append(f"[yellow]{escape(late)}[/]")
     return "  ".join(parts)
 
 
