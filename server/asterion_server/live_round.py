@@ -24,6 +24,7 @@ from asterion_shared.flower_messages import (
 )
 from asterion_shared.messages import Answer, NoReport, Order, Report
 from asterion_shared.round_settings import MOST_DEADLINE_SECONDS
+from asterion_shared.vector_records import vector_record
 
 MOST_SENDS = 3
 """How often one order is sent to a site whose process ends on it each time."""
@@ -68,6 +69,10 @@ class LiveRound:
         self._heads = line.heads if order.plan.privacy is not None else None
         self._deadline = line.now() + order.deadline_seconds
         self._size = None if order.weights is None else order.weights.size
+        # One for all sites: it is hashed once. Our own carrier needs no copy of it.
+        self._weights = (
+            None if order.weights is None else vector_record(order.weights, copied=not line.durable)
+        )
         rounds = order.plan.rounds
         self._waits = rounds.late == "wait"
         self._carries = rounds.late == "carry_over" and order.phase == "train"
@@ -129,7 +134,7 @@ class LiveRound:
     def _send(self, site: str) -> None:
         node, asked, line = self._nodes[site], self._asked[site], self._line
         head = None if self._heads is None else self._heads.of(site)
-        content = encode_order(replace(self._order, ledger_head=head), site)
+        content = encode_order(replace(self._order, ledger_head=head), site, self._weights)
         stays = self._waits or self._carries
         message = Message(
             content,

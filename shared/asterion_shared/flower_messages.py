@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, NoReturn, get_args
 
 import numpy as np
-from flwr.app import ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from asterion_shared.errors import AsterionError, OrderRefusedError, ReportRejectedError
 from asterion_shared.messages import (
@@ -86,8 +86,14 @@ class AddressedOrder:
     order: Order
 
 
-def encode_order(order: Order, site: str) -> RecordDict:
-    """An order for one site. The weights' bytes are copied once for each call."""
+def encode_order(order: Order, site: str, weights: ArrayRecord | None = None) -> RecordDict:
+    """An order for one site.
+
+    Args:
+        order: to send.
+        site: for whom.
+        weights: the record of its weights, where it was made for another site already.
+    """
     content = RecordDict()
     fields: dict[str, Any] = {
         "format": FORMAT,
@@ -104,7 +110,7 @@ def encode_order(order: Order, site: str) -> RecordDict:
         fields["ledger_head"] = order.ledger_head
     content["order"] = ConfigRecord(fields)
     if order.weights is not None:
-        content["weights"] = vector_record(order.weights)
+        content["weights"] = weights or vector_record(order.weights)
     if order.sum is not None:
         content["sum"] = ConfigRecord(
             {
@@ -135,7 +141,10 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             _fail(f"phase is {fields['phase']!r:.40}")
         if len(fields["plan"]) > MOST_TEXT_BYTES:
             _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
-        weights = vector_of(content["weights"], "weights", None) if "weights" in content else None
+        weights = None
+        if "weights" in content:
+            # A copy: torch wants memory that may be written to.
+            weights = vector_of(content["weights"], "weights", None).copy()
         if ("sum" in content) != (fields["phase"] == "sum"):
             _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
         step = _sum_order(content, fields["site"]) if "sum" in content else None

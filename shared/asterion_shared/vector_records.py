@@ -21,8 +21,31 @@ MOST_WEIGHTS = 2**31
 """Largest number of weights (8 GiB)."""
 
 
-def vector_record(vector: Vector) -> ArrayRecord:
-    """A float32 vector as one array of raw little-endian bytes."""
+class BufferArray(Array):
+    """A Flower array over any buffer, such as a mapped file; Flower's own wants ``bytes``.
+
+    Args:
+        dtype, shape, stype: as Flower's.
+        data: the bytes; whoever made them does not change them while the array is in use.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], stype: str, data: memoryview) -> None:
+        self.dtype, self.shape, self.stype = dtype, shape, stype
+        self.data = data  # type: ignore[assignment]
+
+
+def vector_record(vector: Vector, *, copied: bool = True) -> ArrayRecord:
+    """A float32 vector as one array of raw little-endian bytes.
+
+    Args:
+        vector: shape ``(P,)``.
+        copied: whether the bytes are a copy, as Flower's own carrier needs them, or the vector's.
+    """
+    if not copied:
+        record = ArrayRecord()
+        view = np.ascontiguousarray(vector, "<f4").data.cast("B")
+        record["vector"] = BufferArray("float32", (vector.size,), VECTOR_TYPE, view)
+        return record
     data = np.ascontiguousarray(vector, "<f4").tobytes()
     return ArrayRecord({"vector": Array("float32", (vector.size,), VECTOR_TYPE, data)})
 
@@ -73,7 +96,7 @@ def codes_of(record: object, size: int | None, kind: RoundedKind) -> EncodedUpda
 
 
 def vector_of(record: object, name: str, size: int | None) -> Vector:
-    """Read a float32 vector.
+    """Read a float32 vector: a view of its bytes, read-only.
 
     Args:
         record: what came.
@@ -86,7 +109,7 @@ def vector_of(record: object, name: str, size: int | None) -> Vector:
     array = record.get("vector") if isinstance(record, ArrayRecord) and len(record) == 1 else None
     if array is None:
         _fail(f"{name} is not one float32 vector")
-    return _numbers(array, name, size, "float32", VECTOR_TYPE, "<f4").astype(np.float32)
+    return _numbers(array, name, size, "float32", VECTOR_TYPE, "<f4").astype(np.float32, copy=False)
 
 
 def _numbers(

@@ -8,11 +8,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from google.protobuf.message import DecodeError
 
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import Parcel, Part
+from asterion_shared.vector_records import BufferArray
 
 VOLATILE = ("deadline_seconds", "ledger_head")
 """Settings of an order that may differ from delivery to delivery: they are not in its key."""
@@ -29,14 +30,6 @@ _LISTS: dict[type, tuple[str, type]] = {
 
 Store = Callable[[Any], Part]
 View = Callable[[Part], memoryview]
-
-
-class BufferArray(Array):
-    """A Flower array over any buffer, as a mapped file is; Flower's own wants ``bytes``."""
-
-    def __init__(self, dtype: str, shape: tuple[int, ...], stype: str, data: memoryview) -> None:
-        self.dtype, self.shape, self.stype = dtype, shape, stype
-        self.data = data  # type: ignore[assignment]
 
 
 def pack(content: RecordDict, store: Store, *, lossless: bool = False) -> Parcel:
