@@ -143,7 +143,7 @@ class LinkService(service.LinkServicer):
                 part = await self._guarded(context, site, lambda c=chunk: self._taken(site, c))  # type: ignore[misc]
                 touched[part.id] = part
                 number += 1
-                if number % SYNC_CHUNKS == 0:
+                if number == 1 or number % SYNC_CHUNKS == 0:
                     await self._guarded(context, site, lambda: self._synced(site, touched))
                     reached("L3")
         finally:

@@ -1,15 +1,16 @@
 """The numbered steps of the protocol. The code names each where it has been taken.
 
-``docs/protocol.md`` says for each what is durable. A fault harness stops a process at a step:
-``ASTERION_STOP_AT=C3:2:FILE`` kills it the second time that it takes step C3, once: ``FILE`` then
-exists. Without the variable a step costs one comparison.
+``docs/protocol.md`` says for each what is durable. A fault harness stops a process at a step: with
+``ASTERION_STOP_FOLDER`` set, a file in that folder that is named like a step and holds a number N
+kills the process the Nth time that it takes the step; the file is removed first. Without the
+variable a step costs one comparison.
 """
 
 import os
 import signal
 from pathlib import Path
 
-STOP_VARIABLE = "ASTERION_STOP_AT"
+STOP_VARIABLE = "ASTERION_STOP_FOLDER"
 
 STEPS: dict[str, str] = {
     "C1": "the asking is on record",
@@ -36,19 +37,22 @@ STEPS: dict[str, str] = {
 """C: the run's process at the coordinator; L: the link's; S: the site's runner. In the order of an
 undisturbed round."""
 
-_wanted: list[str] = os.environ.get(STOP_VARIABLE, "").split(":", 2)
-_times: dict[str, int] = {}
+_folder = os.environ.get(STOP_VARIABLE, "")
 
 
 def reached(step: str) -> None:
     """Name a step that was just taken."""
-    if _wanted[0] == step:
-        _stop(step)
+    if _folder:
+        _stop(Path(_folder) / step)
 
 
-def _stop(step: str) -> None:
-    _times[step] = _times.get(step, 0) + 1
-    number, done = int(_wanted[1]), Path(_wanted[2])
-    if _times[step] == number and not done.exists():
-        done.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+def _stop(armed: Path) -> None:
+    try:
+        times = int(armed.read_text())
+    except FileNotFoundError:
+        return
+    if times > 1:
+        armed.write_text(str(times - 1))
+        return
+    armed.unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
