@@ -28,6 +28,7 @@ from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.channel import WIRE_FORMAT, open_channel
 from asterion_shared.link.identity import Identity
 from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
+from asterion_shared.link.records import stored_parts
 from asterion_shared.link.refusals import code_of
 from asterion_shared.link.steps import reached
 
@@ -63,12 +64,14 @@ class LinkOrder:
         order: as it came, without the bytes of its large parts.
         content: its parcel.
         over: set when nobody wants its report any more.
+        report: what is to be sent; None: nothing yet.
     """
 
     key: bytes
     order: wire.Order
     content: Parcel
     over: threading.Event = field(default_factory=threading.Event)
+    report: Parcel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,12 +148,21 @@ class LinkSession:
 
     def send(self, order: LinkOrder, report: Parcel) -> None:
         """Have a report sent; its parts are stored already."""
+        order.report = report
         self._to_send.put((order, report))
 
+    def again(self, order: LinkOrder, seconds: float) -> None:
+        """Hand an order out once more after a pause; its chunks are looked for anew."""
+        timer = threading.Timer(seconds, self._to_fetch.put, (order,))
+        timer.daemon = True
+        timer.start()
+
     def parts_in_use(self) -> list[Part]:
-        """The stored parts of orders that are not answered yet."""
+        """The stored parts of orders that are not answered yet, and of their reports."""
         with self._lock:
-            return [part for order in self._orders.values() for part in order.content.stored]
+            orders = list(self._orders.values())
+        reports = [order.report for order in orders if order.report is not None]
+        return stored_parts([*(order.content for order in orders), *reports])
 
     def _attend(self) -> None:
         failures = 0
