@@ -124,6 +124,7 @@ class LinkSession:
         self._to_send: Queue[tuple[LinkOrder, Parcel]] = Queue()
         self.standing = Standing(connected=False, last_contact=None, refused="")
         self._stub: service.LinkStub | None = None
+        self._call: grpc.Future | None = None
         self._threads = [
             threading.Thread(target=work, daemon=True, name=work.__name__)
             for work in (self._attend, self._fetch, self._send)
@@ -138,6 +139,8 @@ class LinkSession:
         """End the session; orders in work are left as they are."""
         self._stopping.set()
         self._up.set()
+        if self._call is not None:
+            self._call.cancel()
 
     def next_order(self, seconds: float) -> LinkOrder | None:
         """The next order whose chunks are all here; None when there is none in time."""
@@ -176,7 +179,7 @@ class LinkSession:
                     self._listen()
                 except grpc.RpcError as error:
                     refused = _code(error)
-                    if refused:
+                    if refused and not self._stopping.is_set():
                         LOG.warning("the coordinator refused this site (%s)", refused)
                 self._up.clear()
                 self._tell(connected=False, refused=refused)
@@ -186,7 +189,7 @@ class LinkSession:
 
     def _listen(self) -> None:
         assert self._stub is not None  # noqa: S101  # set just before
-        call = self._stub.Attend(self._hello, wait_for_ready=False)
+        self._call = call = self._stub.Attend(self._hello, wait_for_ready=False)
         silent = _Watchdog(call.cancel)
         try:
             for notice in call:
