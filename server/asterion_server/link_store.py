@@ -134,6 +134,13 @@ class LinkStore:
             sql_event.listen(self._engine, "connect", _make_durable)
             sql_event.listen(self._engine, "begin", _begin_sqlite)
         self._reading = self._engine.execution_options(reads_only=True)
+        try:
+            self._make_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_tables(self) -> None:
         with self._begin() as db:
             _meta.create_all(db)
             found = db.scalar(sql.select(_version.c.version))
@@ -253,6 +260,8 @@ class LinkStore:
         """
         now = time.time()
         with self._begin() as db:
+            # A site that never had a session has no row to lock yet.
+            db.execute(sql.select(_version.c.version).with_for_update())
             row = db.execute(
                 sql.select(_session).where(_session.c.site == site).with_for_update()
             ).one_or_none()
