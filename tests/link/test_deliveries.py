@@ -333,40 +333,6 @@ def test_an_order_that_could_not_be_answered_is_handed_out_again(link: Loopback)
     assert unpack(again.content, blobs_of(session).view)
 
 
-def test_a_call_that_is_cut_while_its_session_opens_leaves_none_open(link: Loopback) -> None:
-    for _ in range(30):
-        site = link.site()
-        call = site.stub.Attend(site.hello())
-        time.sleep(0.003)
-        call.cancel()
-        site.channel.close()
-    eventually(lambda: not any(session.is_open for session in link.store.sessions()))
-    other = link.site()
-    assert other.attend()  # another state folder is not kept out
-
-
-def test_a_quiet_session_hears_beats_though_other_runs_ring(
-    link: Loopback, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_server, "BEAT_SECONDS", 0.5)
-    grid, session = link.grid(), link.site("south").attend()
-    stop = threading.Event()
-
-    def busy() -> None:
-        round_ = 0
-        while not stop.wait(0.05):
-            round_ += 1
-            link.post(grid, "north", round_)
-
-    thread = threading.Thread(target=busy)
-    thread.start()
-    began = time.monotonic()
-    assert next(session).WhichOneof("what") == "beat"
-    assert time.monotonic() - began < 1.5
-    stop.set()
-    thread.join()
-
-
 def test_reports_of_one_run_survive_the_reclaiming_of_another(
     link: Loopback, monkeypatch: pytest.MonkeyPatch
 ) -> None:

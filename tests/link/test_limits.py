@@ -1,9 +1,10 @@
-"""A site's own rate cap and hours, and what a hostile one gets of memory and log."""
+"""Sessions, a site's own rate cap and hours, and what a hostile one gets of memory and log."""
 
 import logging
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,8 +14,43 @@ import pytest
 from tests.link.loopback import Loopback, Site, eventually, linked, noise
 
 from asterion_client import link_session
+from asterion_server import link_server
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import CHUNK_BYTES
+
+
+def test_a_call_that_is_cut_while_its_session_opens_leaves_none_open(link: Loopback) -> None:
+    for _ in range(30):
+        site = link.site()
+        call = site.stub.Attend(site.hello())
+        time.sleep(0.003)
+        call.cancel()
+        site.channel.close()
+    eventually(lambda: not any(session.is_open for session in link.store.sessions()))
+    other = link.site()
+    assert other.attend()  # another state folder is not kept out
+
+
+def test_a_quiet_session_hears_beats_though_other_runs_ring(
+    link: Loopback, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_server, "BEAT_SECONDS", 0.5)
+    grid, session = link.grid(), link.site("south").attend()
+    stop = threading.Event()
+
+    def busy() -> None:
+        round_ = 0
+        while not stop.wait(0.05):
+            round_ += 1
+            link.post(grid, "north", round_)
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    began = time.monotonic()
+    assert next(session).WhichOneof("what") == "beat"
+    assert time.monotonic() - began < 1.5
+    stop.set()
+    thread.join()
 
 
 def test_bytes_are_capped(link: Loopback) -> None:
