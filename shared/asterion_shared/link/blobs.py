@@ -152,7 +152,9 @@ class BlobStore:
         return read_chunk(self.folder, part, number)
 
     def view(self, part: Part) -> memoryview:
-        """The bytes of a whole part, read-only; a large one is mapped, not read.
+        """The bytes of a whole part; a large one is mapped, not read.
+
+        The mapping is private: whoever writes to it changes no file.
 
         Raises:
             FileNotFoundError: the part is not here, or no longer.
@@ -160,7 +162,7 @@ class BlobStore:
         if part.inline is not None:
             return memoryview(part.inline)
         with self._path(part).open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
     def keep_only(self, parts: Iterable[Part]) -> None:
         """Remove every other part, whole or arriving. Views that are open stay good."""
