@@ -11,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_server.flower_strategy import FlowerStep
-from asterion_server.fold import Fold
+from asterion_server.fold import Fold, empty_fold, shortened
 from asterion_shared.algorithms import algorithm_of
+from asterion_shared.blocks import through
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.adaptive_clip import next_clip, split_noise
 from asterion_shared.privacy.gaussian_noise import add_gaussian
-from asterion_shared.privacy.secret_stream import secret_stream
+from asterion_shared.privacy.secret_stream import SecretStream, secret_stream
 
 Sum = npt.NDArray[np.float64]
 
@@ -29,8 +30,11 @@ class CentralStep(Protocol):
         """Start a round: ``sites`` in order of name, updates of shape ``(size,)``."""
         ...
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        """Take one site's update, with its weight > 0."""
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        """Take one site's update, with its weight > 0 and what clipping multiplies it by.
+
+        It is kept until the round is finished where it is needed so long: it must not change.
+        """
         ...
 
     @property
@@ -56,7 +60,11 @@ class CentralStep(Protocol):
         ...
 
     def finish(self, round_: int, weights: Vector) -> Vector:
-        """The next global weights, shape ``(size,)``."""
+        """The next global weights, shape ``(size,)``, in memory of their own.
+
+        Never in place: the round's orders show the old weights still, and a run that fails in
+        between must not be left with half of each.
+        """
         ...
 
     def state(self) -> Mapping[str, Vector]:
@@ -84,13 +92,13 @@ class _FoldStep:
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         self._plan, self._folder = plan, spill_folder
         self._algorithm = algorithm_of(plan.algorithm)
-        self._fold = Fold((), 0, spill_folder)
+        self._fold = empty_fold()
 
     def begin(self, sites: Sequence[str], size: int) -> None:
         self._fold = Fold(sites, size, self._folder)
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        self._fold.add(site, update, weight)
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._fold.add(site, update, weight, factor)
 
     def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
         self._fold.add_sum(sites, total, weight)
@@ -102,10 +110,14 @@ class _FoldStep:
         """Nothing: the clip norm stays."""
 
     def finish(self, round_: int, weights: Vector) -> Vector:
-        return self._algorithm.central_step(weights, self._mean())
+        made = np.empty(weights.size, np.float32)
+        for block in through(weights.size, weights):
+            made[block] = self._algorithm.central_step(weights[block], self._mean(block))
+        self._fold = empty_fold()  # it holds what this round folded
+        return made
 
-    def _mean(self) -> Vector:
-        return self._fold.mean()
+    def _mean(self, block: slice) -> Vector:
+        return self._fold.mean(block)
 
     def state(self) -> Mapping[str, Vector]:
         return {}
@@ -124,6 +136,9 @@ class _NoisedStep(_FoldStep):
     Where the clip norm adapts, the noised count of updates within it makes the next one; see
     :mod:`asterion_shared.privacy.adaptive_clip`.
     """
+
+    _secret: SecretStream
+    """For the noise of the round that is being finished."""
 
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         super().__init__(plan, spill_folder)
@@ -146,6 +161,7 @@ class _NoisedStep(_FoldStep):
         self._centred_count = (num_within - num_beyond) / 2
 
     def finish(self, round_: int, weights: Vector) -> Vector:
+        self._secret = secret_stream()
         made = super().finish(round_, weights)
         if self.clip_norm is not None:
             self.clip_norm = self._next_clip(self.clip_norm)
@@ -161,10 +177,10 @@ class _NoisedStep(_FoldStep):
         if "clip_norm" in state:
             self.clip_norm = float(state["clip_norm"][0])
 
-    def _mean(self) -> Vector:
+    def _mean(self, block: slice) -> Vector:
         clip = self._privacy.clip_norm if self.clip_norm is None else self.clip_norm
         deviation = self._noise.sum_multiplier * self._max_weight * clip
-        noised = add_gaussian(self._fold.total(), deviation, secret_stream())
+        noised = add_gaussian(self._fold.total(block), deviation, self._secret)
         return (noised / (self._max_weight * self._num_sites)).astype(np.float32)
 
     def _next_clip(self, clip_norm: float) -> float:
@@ -189,8 +205,8 @@ class _StrategyStep:
     def begin(self, sites: Sequence[str], size: int) -> None:
         self._updates = {}
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        self._updates[site] = (update, weight)
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._updates[site] = (shortened(update, factor), weight)
 
     def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
         msg = "a stock Flower strategy needs each update by itself"

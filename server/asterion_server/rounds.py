@@ -5,7 +5,7 @@ each report, take the centre's step, store a checkpoint. The metrics of the mode
 come back with the reports of round r + 1, so a round costs one exchange, not two.
 """
 
-import hashlib
+import json
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,8 +14,6 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
 
 from asterion_server.asked_rounds import note_asked, times_asked
 from asterion_server.asking import Asking
@@ -28,18 +26,18 @@ from asterion_server.checkpoint import (
     sites_text,
     store,
 )
-from asterion_server.initial_weights import initial_weights
+from asterion_server.initial_weights import begin, known_layout
 from asterion_server.measured import Measured
 from asterion_server.outcomes import outcome_of, round_result
 from asterion_server.round_log import FinalRounds
 from asterion_server.selection import clip_factor, select, weight_of
+from asterion_shared.blocks import distance, length
 from asterion_shared.errors import (
     PrivacyProofError,
     QuorumLostError,
     RunStoppedError,
 )
 from asterion_shared.events import Event, Listener, RoundFinished, RunFinished, RunStarted
-from asterion_shared.files import write_atomically
 from asterion_shared.messages import (
     Answer,
     Cohort,
@@ -50,7 +48,7 @@ from asterion_shared.messages import (
     Phase,
     Report,
 )
-from asterion_shared.parameters import Layout, Vector, length, to_bytes
+from asterion_shared.parameters import Layout, Vector, named_parts
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line, rounds_allowed
 from asterion_shared.privacy.audited import PrivacyAudit
@@ -65,6 +63,7 @@ from asterion_shared.result import (
     Status,
     write_result,
 )
+from asterion_shared.tensor_files import write_tensors
 
 Participants = Callable[[int], Sequence[str] | None]
 
@@ -182,11 +181,14 @@ class _Loop:
         self.folding = self.cohort if isinstance(self.cohort, FoldingCohort) else None
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
-        self.layout, self.weights = initial_weights(self.plan, plan_folder)
-        self.asking = Asking(self.cohort, self.layout, self.verify)
         checkpoints = self.folder / "checkpoints"
         found = load_latest(checkpoints, self.run, self.plan)
         self.started = _now()
+        if found is None:
+            self.layout, self.weights = begin(self.plan, plan_folder, self.folder)
+        else:
+            self.layout = known_layout(self.plan, self.folder)
+        self.asking = Asking(self.cohort, self.layout, self.verify)
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
@@ -220,9 +222,9 @@ class _Loop:
         model = None
         if self.plan.kind == "train" and self.done > 0:
             facts = {"run": self.run, "round": str(self.done), "plan_sha256": self.plan_sha256}
-            data = to_bytes(self.weights, self.layout, facts)
-            write_atomically(self.folder / "model.safetensors", data)
-            digest = hashlib.sha256(data).hexdigest()
+            tensors = named_parts(self.weights, self.layout)
+            header = {"asterion": json.dumps(facts, sort_keys=True)}
+            digest = write_tensors(self.folder / "model.safetensors", tensors, header)
             model = FinalModel(path="model.safetensors", sha256=digest)
         rounds = tuple(self.rounds[number] for number in sorted(self.rounds))
         last = self.rounds.get(self.done)
@@ -320,7 +322,7 @@ class _Loop:
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
-        norm = length(self.weights.astype(np.float64) - before)
+        norm = distance(self.weights, before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
 
@@ -365,9 +367,8 @@ class _Loop:
         if update is not None:
             norm = length(update)
             factor = clip_factor(self.plan, norm, self.step.clip_norm)
-            if factor < 1:
-                update = (factor * update).astype(np.float32)
-            self.step.add(answer.site, update, weight_of(self.plan, answer.num_examples, times))
+            weight = weight_of(self.plan, answer.num_examples, times)
+            self.step.add(answer.site, update, weight, factor)
         clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
         return outcome_of(answer, norm, clipped=clipped)
 
@@ -462,6 +463,7 @@ class _Loop:
             cohort={} if self.folding is None else dict(self.folding.settings()),
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
+        self.weights = self.stored.weights
         self.done = number
 
 

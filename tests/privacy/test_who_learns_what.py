@@ -35,11 +35,12 @@ from asterion_client.local_round import make_workspace, work
 from asterion_client.privacy_release import refuse_readable
 from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
+from asterion_shared.blocks import length
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
 from asterion_shared.flower_messages import decode_order
 from asterion_shared.messages import Order
-from asterion_shared.parameters import from_bytes, layout_of, length
+from asterion_shared.parameters import from_bytes, layout_of
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary
 from asterion_shared.tasks import initial_model
