@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from asterion_shared.plan import Label, Name, TaskName
+from asterion_shared.algorithm_settings import Label
+from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
 Fraction = Annotated[float, Field(ge=0, le=1)]

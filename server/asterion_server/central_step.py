@@ -1,6 +1,6 @@
 """The centre's half of a round: updates in, next global weights out.
 
-Either our own streaming fold, or a stock Flower strategy that the plan names.
+Our own weighted mean, a fold that holds when a site is wrong, or a stock Flower strategy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from asterion_server.flower_strategy import FlowerStep
 from asterion_server.fold import Fold, empty_fold, shortened
+from asterion_server.robust_fold import KeptUpdates, block_size, robust_fold
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.blocks import through
 from asterion_shared.parameters import Vector
@@ -82,6 +83,8 @@ def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
         return _StrategyStep(plan)
     if plan.privacy is not None and plan.privacy.noise == "centre":
         return _NoisedStep(plan, spill_folder)
+    if plan.algorithm.fold != "mean":
+        return _RobustStep(plan, spill_folder)
     return _FoldStep(plan, spill_folder)
 
 
@@ -190,6 +193,49 @@ class _NoisedStep(_FoldStep):
         count = np.array([self._centred_count])
         noised = add_gaussian(count, self._noise.count_deviation, secret_stream())
         return next_clip(self._privacy, clip_norm, float(noised[0]) / self._num_sites)
+
+
+class _RobustStep:
+    """A fold of :mod:`asterion_server.robust_fold`, which wants all updates, each by itself."""
+
+    linear = False
+    clip_norm: float | None = None
+
+    def __init__(self, plan: Plan, spill_folder: Path) -> None:
+        self._settings, self._folder = plan.algorithm, spill_folder
+        self._algorithm = algorithm_of(plan.algorithm)
+        self._updates = KeptUpdates(spill_folder)
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        self._updates = KeptUpdates(self._folder)
+
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._updates.add(site, update, weight, factor)
+
+    def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
+        msg = f"the fold {self._settings.fold!r} needs each update by itself"
+        raise TypeError(msg)
+
+    def leave_out(self, site: str) -> None:
+        """Nothing: the site is simply not among the updates."""
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        """Nothing: the clip norm stays."""
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        parts = tuple(self._updates.parts.values())
+        combined = robust_fold(self._settings, parts, weights.size)
+        made = np.empty(weights.size, np.float32)
+        for block in through(weights.size, weights, block=block_size(len(parts))):
+            made[block] = self._algorithm.central_step(weights[block], combined(block))
+        self._updates = KeptUpdates(self._folder)
+        return made
+
+    def state(self) -> Mapping[str, Vector]:
+        return {}
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        """Nothing: the step has no state."""
 
 
 class _StrategyStep:
