@@ -29,6 +29,7 @@ from asterion_server.checkpoint import (
 from asterion_server.initial_weights import begin, known_layout
 from asterion_server.measured import Measured
 from asterion_server.outcomes import outcome_of, round_result
+from asterion_server.quarantine import Quarantine
 from asterion_server.round_log import FinalRounds
 from asterion_server.selection import clip_factor, select, weight_of
 from asterion_shared.blocks import distance, length
@@ -161,6 +162,9 @@ class _Loop:
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
+    quarantine: Quarantine | None = None
+    """The step itself, where the plan has one."""
+
     rounds_allowed: int | None = field(init=False)
     """How often privacy lets a site be asked to train; None: as often as the plan says."""
 
@@ -188,6 +192,9 @@ class _Loop:
             self.layout, self.weights = begin(self.plan, plan_folder, self.folder)
         else:
             self.layout = known_layout(self.plan, self.folder)
+        if (wanted := self.plan.quarantine) is not None:
+            where = (self.layout, self.folder, self.run)
+            self.step = self.quarantine = Quarantine(self.step, wanted, *where)
         self.asking = Asking(self.cohort, self.layout, self.verify)
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
@@ -291,6 +298,8 @@ class _Loop:
         due = (number - 1) % self.plan.rounds.evaluate_every == 0
         outcomes: dict[str, SiteOutcome] = {}
         measured = Measured(self.plan, chosen)
+        if self.quarantine is not None:
+            self.quarantine.open_round(number)
         self.step.begin(chosen, self.layout.size)
         if self.rounds_allowed is not None:
             self._charge(number, chosen, self.rounds_allowed)
@@ -308,12 +317,16 @@ class _Loop:
                 if isinstance(answer, Report):
                     self._remember(answer)
                     measured.add(answer.site, answer.statistics)
+        if self.quarantine is not None:
+            outcomes = self.quarantine.close(outcomes)
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
-        clip = {"clip_norm": self.step.clip_norm}
-        self.rounds[number] = round_result(number, outcomes, began).model_copy(update=clip)
+        more: dict[str, object] = {"clip_norm": self.step.clip_norm}
+        if self.quarantine is not None:
+            more["released"] = self.quarantine.released
+        self.rounds[number] = round_result(number, outcomes, began).model_copy(update=more)
         if lost is not None:
             raise lost
         self._require_quorum(number)

@@ -24,7 +24,7 @@ MOST_NAMED_SITES = 5
 """Sites that a sentence names one by one; of more it tells how many there are."""
 
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
-Outcome = Literal["answered", "refused", "failed", "late"]
+Outcome = Literal["answered", "refused", "failed", "late", "quarantined"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
@@ -46,7 +46,8 @@ class SiteOutcome(Settings):
     """What became of one site in one round."""
 
     outcome: Outcome
-    """It answered, it refused, it failed, or it had not answered at the deadline."""
+    """It answered, it refused, it failed, it had not answered at the deadline, or its report was
+    suspicious and is not in this round's model."""
 
     code: str = ""
     """Why not: one of :data:`asterion_shared.messages.REASON_CODES`; empty when it answered."""
@@ -75,6 +76,10 @@ class SiteOutcome(Settings):
     clipped: bool = False
     """Whether its update was shortened to the clip norm of the plan, or of the round."""
 
+    suspicious_layers: tuple[str, ...] = ()
+    """Layers in which its update was unlike the others'; empty where none was, or nobody looked.
+    With outcome ``answered`` it is in the model all the same, as the plan says."""
+
     seconds: Seconds = 0.0
     """Wall-clock time of the work at the site."""
 
@@ -96,6 +101,10 @@ class RoundResult(Settings):
 
     outcomes: dict[Name, SiteOutcome] = Field(default_factory=dict)
     """One for each site that was asked."""
+
+    released: dict[Name, tuple[Count, ...]] = Field(default_factory=dict)
+    """Quarantined reports of earlier rounds that a person released and that are in this round's
+    model: their rounds, by site."""
 
     pooled: Metrics = Field(default_factory=dict)
     """Metrics of the model after this round over all sites; empty when it was not measured."""
@@ -145,7 +154,9 @@ class RoundResult(Settings):
         known = [
             (outcome.num_examples, outcome.train_loss)
             for outcome in self.outcomes.values()
-            if outcome.train_loss is not None and outcome.num_examples > 0
+            if outcome.outcome == "answered"
+            and outcome.train_loss is not None
+            and outcome.num_examples > 0
         ]
         total = sum(count for count, _ in known)
         return sum(count * loss for count, loss in known) / total if total else None
@@ -316,7 +327,8 @@ def headline(result: Result) -> str:
         ends = {"finished": " finished", "stopped": " stopped", "failed": " failed"}
         beginnings = {s: work + ends.get(s, f": quorum lost{why}") for s in beginnings}
     broken = ["the attack shows more than the claimed epsilon"] if result.claim_broken else []
-    return "; ".join([beginnings[result.status], *broken, *_absences(result)])
+    told = [*_absences(result), *quarantine_sentences(result.rounds)]
+    return "; ".join([beginnings[result.status], *broken, *told])
 
 
 def _absences(result: Result) -> list[str]:
@@ -354,6 +366,25 @@ def _absences(result: Result) -> list[str]:
     else:
         sentences += [f"site {name} was never asked" for name in never]
     return sentences or ["no site was missing"]
+
+
+def quarantine_sentences(rounds: Iterable[RoundResult]) -> list[str]:
+    """Reports that are in the model although they were suspicious: by the plan, by a person."""
+    folded: dict[str, list[int]] = {}
+    sentences: list[str] = []
+    for one in rounds:
+        for site, outcome in one.outcomes.items():
+            if outcome.outcome == "answered" and outcome.suspicious_layers:
+                folded.setdefault(site, []).append(one.round)
+        sentences += [
+            f"report of site {site} of {round_words(numbers).removeprefix('in ')} released and "
+            f"folded in round {one.round}"
+            for site, numbers in one.released.items()
+        ]
+    if len(folded) > MOST_NAMED_SITES:
+        return [*sentences, f"{len(folded):,} sites suspicious and folded in one round or more"]
+    named = (f"site {s} suspicious and folded {round_words(n)}" for s, n in sorted(folded.items()))
+    return [*sentences, *named]
 
 
 def round_words(numbers: Iterable[int]) -> str:

@@ -1,10 +1,10 @@
 """Peak memory of a run's process with a large model, at the coordinator.
 
-Three sites hand over updates as read-only maps of stored files, as the link does; nothing is
-trained. The run is carried out by a process of its own, so that its peak (``VmHWM``) is the run's::
+Sites hand over updates as read-only maps of stored files, as the link does; nothing is trained. The
+run is carried out by a process of its own, so that its peak (``VmHWM``) is the run's::
 
     python -m bench.fold_memory
-    python -m bench.fold_memory --widths 4096 4096 --algorithm '{"clip_norm": 1.0}'
+    python -m bench.fold_memory --sites 5 --plan '{"algorithm": {"fold": "median"}}'
 """
 
 import argparse
@@ -27,31 +27,30 @@ from asterion_shared.settings_files import validate
 WIDTHS = (4096, 4096, 4096, 4096)
 """Of a perceptron with 50,364,418 weights: 201 MB."""
 
-SITES = ("centre", "north", "south")
+SITES = ("centre", "east", "north", "south", "west")
 
 
-def plan_of(widths: Iterable[int], algorithm: dict[str, Any], rounds: int) -> Plan:
-    """A plan whose network has these hidden layers."""
+def plan_of(widths: Iterable[int], rounds: int, sections: dict[str, Any]) -> Plan:
+    """A plan whose network has these hidden layers, with more sections."""
     values = {
         "name": "fold-memory",
         "task": "classification",
         "data": {"kind": "table", "features": ["a"], "classes": ["well", "ill"]},
         "model": {"name": "mlp", "widths": list(widths)},
-        "algorithm": algorithm,
-        "rounds": {"count": rounds},
+        "rounds": {"count": rounds, "quorum": 3},
     }
-    return validate(Plan, values, "plan")
+    return validate(Plan, values | sections, "plan")
 
 
 class StoredUpdates:
     """A cohort whose updates lie on disk already, each site's in a file that stays the same."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, sites: tuple[str, ...]) -> None:
+        self._folder, self._sites = folder, sites
 
     def sites(self) -> tuple[str, ...]:
         """All of them, sorted."""
-        return SITES
+        return self._sites
 
     def ask(self, order: Order, sites: Iterable[str]) -> Iterator[Answer]:
         """One report a site, the last site's first."""
@@ -85,15 +84,15 @@ def peak_bytes() -> int:
     raise RuntimeError(msg)
 
 
-def carry_out(plan: Plan, folder: Path) -> dict[str, float]:
+def carry_out(plan: Plan, folder: Path, sites: tuple[str, ...]) -> dict[str, float]:
     """Carry out a plan in this process and say what it took."""
     from asterion_server.rounds import run_rounds
 
     imported, began = peak_bytes(), time.perf_counter()
     (folder / "updates").mkdir()
     run_rounds(
-        plan, StoredUpdates(folder / "updates"), folder / "run",
-        run="bench", expected_sites=SITES, carrier="simulation",
+        plan, StoredUpdates(folder / "updates", sites), folder / "run",
+        run="bench", expected_sites=sites, carrier="simulation",
     )  # fmt: skip
     seconds = time.perf_counter() - began
     model = (folder / "run" / "model.safetensors").stat().st_size
@@ -106,10 +105,11 @@ def carry_out(plan: Plan, folder: Path) -> dict[str, float]:
     }
 
 
-def measured_apart(plan: Plan) -> dict[str, float]:
+def measured_apart(plan: Plan, num_sites: int = 3) -> dict[str, float]:
     """The figures of a plan's run, from a process that did nothing else."""
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "bench.fold_memory", "--here", folder]
+        command = [sys.executable, "-m", "bench.fold_memory", "--here", folder,
+                   "--sites", str(num_sites)]  # fmt: skip
         done = subprocess.run(
             command, input=plan.canonical(), stdout=subprocess.PIPE, text=True, check=True
         )
@@ -122,15 +122,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=WIDTHS)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--algorithm", type=json.loads, default={}, help="JSON of the section")
+    parser.add_argument("--sites", type=int, default=3, choices=range(1, len(SITES) + 1))
+    parser.add_argument("--plan", type=json.loads, default={}, help="JSON of more sections")
     parser.add_argument("--here", type=Path, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.here is not None:
         from asterion_shared.plan import parse_plan
 
-        figures = carry_out(parse_plan(sys.stdin.read()), asked.here)
+        figures = carry_out(parse_plan(sys.stdin.read()), asked.here, SITES[: asked.sites])
     else:
-        figures = measured_apart(plan_of(asked.widths, asked.algorithm, asked.rounds))
+        figures = measured_apart(plan_of(asked.widths, asked.rounds, asked.plan), asked.sites)
     sys.stdout.write(json.dumps(figures) + "\n")
 
 

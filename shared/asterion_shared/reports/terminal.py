@@ -17,7 +17,7 @@ from asterion_shared.reports.many_sites import Part, missing_words, parts_of_sit
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.report_page import interval, lowest_site, num_tested, plural, told
 from asterion_shared.reports.usability import not_usable
-from asterion_shared.result import Metrics, Result, RoundResult
+from asterion_shared.result import Metrics, Result, RoundResult, quarantine_sentences
 
 WIDE_COLUMNS = 110
 """Columns of a terminal from which on the secondary metrics are shown."""
@@ -137,6 +137,7 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
     parts.append(in_time(result.seconds))
     if result.missing:
         parts.append(f"[yellow]missing: {escape(missing_words(result.missing))}[/]")
+    parts += [f"[yellow]{escape(sentence)}[/]" for sentence in quarantine_sentences([result])]
     return "  ".join(parts)
 
 
