@@ -70,6 +70,12 @@ def test_the_result_is_flowers_on_the_same_inputs(fold: str, seed: int) -> None:
     assert not np.allclose(got, weights)
 
 
+@given(st.integers(1, 40), st.integers(0, 100))
+def test_columns_are_sorted(count: int, seed: int) -> None:
+    rows = np.random.default_rng(seed).integers(-5, 5, (count, 30)).astype(np.float32)
+    assert np.array_equal(robust.in_order(rows), np.sort(rows, axis=0))
+
+
 def test_krum_by_hand() -> None:
     # Five numbers, f = 1: two neighbours count. 1.0 has 0.04 + 0.09, 1.2 has 0.01 + 0.04, 1.3 has
     # 0.01 + 0.09, 9.0 and -7.0 have far more.
