@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError
@@ -20,12 +21,26 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         DiskProblemError: the disk is full or the folder is not writable.
     """
+    write_parts_atomically(path, [content])
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """The same for a file that is made part by part and never is in memory as a whole.
+
+    Args:
+        path: where the file shall stand; an existing one is replaced.
+        parts: what it consists of, in order; each is written before the next is asked for.
+
+    Raises:
+        DiskProblemError: the disk is full or the folder is not writable.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
         _make_folder(path.parent)
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)

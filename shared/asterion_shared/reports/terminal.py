@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from asterion_shared.absences import quarantine_sentences
 from asterion_shared.events import (
     DeadlineDerived,
     Event,
@@ -183,6 +184,7 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
         parts.append(f"[yellow]missing: {escape(missing_words(result.missing))}[/]")
     if late := late_words(result):
         parts.append(f"[yellow]{escape(late)}[/]")
+    parts += [f"[yellow]{escape(sentence)}[/]" for sentence in quarantine_sentences([result])]
     return "  ".join(parts)
 
 
