@@ -125,7 +125,12 @@ def known_layout(plan: Plan, folder: Path) -> Layout:
 
 def layout_from(rows: list[dict[str, Any]]) -> Layout:
     """A layout from the fields of its tensors, as JSON has them."""
-    return Layout(tuple(Tensor(**(row | {"shape": tuple(row["shape"])})) for row in rows))
+    return Layout(
+        tuple(
+            Tensor(row["name"], tuple(row["shape"]), row["dtype"], row["policy"], row["offset"])
+            for row in rows
+        )
+    )
 
 
 def _built_apart(plan: Plan, folder: Path, weights: Path | None) -> Layout:

@@ -99,11 +99,13 @@ def test_no_order_counts_and_a_liar_among_seven_stays_without_effect(
 ) -> None:
     draws = np.random.default_rng(5)
     truth = draws.standard_normal(30, np.float32)
-    honest = {s: truth + np.float32(0.1) * draws.standard_normal(30, np.float32)
+    honest: dict[str, Any] = {s: truth + np.float32(0.1) * draws.standard_normal(30, np.float32)
               for s in SITES[:7]}  # fmt: skip
-    wrong = {"constant": np.full(30, lie), "scaled": truth * np.sign(lie) * 1e30,
+    wrong: Any = {"constant": np.full(30, lie), "scaled": truth * np.sign(lie) * 1e30,
              "copied": honest["a" if liar != "a" else "b"]}[kind]  # fmt: skip
-    updates = {s: honest[s] if s != liar else wrong.astype(np.float32) for s in order}
+    updates: dict[str, Vector] = {
+        s: honest[s] if s != liar else wrong.astype(np.float32) for s in order
+    }
     zero = np.zeros(30, np.float32)
     got = finished(plan_of(fold), updates, zero)
     in_order = {s: updates[s] for s in sorted(updates)}
