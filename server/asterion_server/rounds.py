@@ -264,7 +264,7 @@ class _Loop:
         if self.quarantine is not None:
             self.quarantine.open_round(number)
         self.step.begin(chosen, self.layout.size)
-        deadline = self.deadlines.of(number, asked or chosen, self.rounds, evaluate=due)
+        deadline = self.deadlines.of_round(number, asked or chosen, self.rounds)
         order = self._order("train", number, deadline, evaluate=due)
         if self.rounds_allowed is not None:
             repeats = isinstance(self.cohort, RepeatingCohort) and self.cohort.repeats_answers
@@ -347,7 +347,7 @@ class _Loop:
             self._evaluate_securely(number, measured)
             return
         sites = self.facts.expected_sites
-        deadline = self.deadlines.of(number + 1, sites, self.rounds, evaluate=True)
+        deadline = self.deadlines.of_evaluation(number + 1, sites, self.rounds)
         order = self._order("evaluate", number + 1, deadline, evaluate=True)
         for answer in self.asking.ask(order, sites):
             if isinstance(answer, Report):
@@ -363,7 +363,7 @@ class _Loop:
         """Measure at as many sites as a round asks; their sum is all that is learnt."""
         sites = dict.fromkeys(self.facts.expected_sites, 0)
         chosen = tuple(select(self.plan, number + 1, sites))
-        deadline = self.deadlines.of(number + 1, chosen, self.rounds, evaluate=True)
+        deadline = self.deadlines.of_evaluation(number + 1, chosen, self.rounds)
         order = self._order("evaluate", number + 1, deadline, evaluate=True)
         found = self.asking.sum_securely(order, chosen)
         if found.problem is not None:
