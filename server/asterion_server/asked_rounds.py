@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError
+from asterion_shared.files import make_folder, sync_folder
 
 
 def note_asked(path: Path, round_: int, sites: Sequence[str]) -> None:
@@ -22,13 +23,14 @@ def note_asked(path: Path, round_: int, sites: Sequence[str]) -> None:
     """
     line = json.dumps({"round": round_, "sites": list(sites)}) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with path.open("ab") as file:
             if file.tell() and not _ends_a_line(path):
                 file.write(b"\n")  # a crash tore the last line, before its order was sent
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
