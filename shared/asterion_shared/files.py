@@ -36,7 +36,7 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         try:
             with temporary.open("wb") as file:
                 for part in parts:
@@ -52,11 +52,19 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
 
-def _make_folder(folder: Path) -> None:
-    """Make missing folders; each one's entry is on the disk before anything stands in it."""
-    if not folder.exists():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and what is missing above it; their entries are on the disk on return.
+
+    Args:
+        folder: may be there already.
+        mode: permissions of the folder itself, less the process's umask.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode, exist_ok=True)
         sync_folder(folder.parent)
 
 
