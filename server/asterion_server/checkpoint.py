@@ -13,6 +13,7 @@ import safetensors.numpy
 from asterion_server.round_log import FinalRounds, logged, read_final
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.files import write_atomically
+from asterion_shared.link.steps import reached
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult, SiteSummary
@@ -93,6 +94,7 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     arrays |= {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
     data = safetensors.numpy.save(arrays, metadata={"facts": json.dumps(facts)})
     write_atomically(folder / f"round-{checkpoint.round:06d}.safetensors", data)
+    reached("C6")
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
     return replace(checkpoint, final=final)

@@ -36,6 +36,7 @@ from asterion_server.selection import (
 from asterion_shared.errors import PrivacyProofError, QuorumLostError, RunStoppedError
 from asterion_shared.events import Listener, RoundFinished, RunFinished, RunStarted, ignore
 from asterion_shared.files import write_atomically
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import (
     Answer,
     Cohort,
@@ -206,8 +207,7 @@ class _Loop:
                      "plan_sha256": self.facts.plan_sha256}  # fmt: skip
             data = to_bytes(self.weights, self.layout, facts)
             write_atomically(self.folder / "model.safetensors", data)
-            digest = hashlib.sha256(data).hexdigest()
-            model = FinalModel(path="model.safetensors", sha256=digest)
+            model = FinalModel(path="model.safetensors", sha256=hashlib.sha256(data).hexdigest())
         result = result_of(
             self.facts,
             status,
@@ -219,6 +219,7 @@ class _Loop:
             model=model,
         )
         written = write_result(result, self.folder / "result.json")
+        reached("C8")
         self.emit(RunFinished(result=written))
         return written
 
@@ -288,6 +289,7 @@ class _Loop:
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
+        reached("C5")
         norm = length(self.weights.astype(np.float64) - before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
