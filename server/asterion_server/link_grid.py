@@ -17,9 +17,10 @@ from flwr.serverapp import Grid
 
 from asterion_server.flower_server_compat import NodeInfo, Run, ensure_task_identity
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports
+from asterion_server.link_reclaim import collect_reports, reclaim_run
 from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.link_wake import Bell, address_of
-from asterion_shared.link.blobs import BlobStore, Buffer, remove_whole_but
+from asterion_shared.link.blobs import BlobStore, Buffer
 from asterion_shared.link.parcels import Part
 from asterion_shared.link.records import order_key, pack, unpack
 from asterion_shared.link.steps import reached
@@ -51,8 +52,7 @@ class LinkGrid(Grid):
 
     def close(self) -> None:
         """Remove what the run left in the queue; call it when the run is over for good."""
-        self._store.reclaim(self._name, 2**31 - 1)
-        self._collect()
+        reclaim_run(self._store, self._folder, self._name)
         self._bell.close()
 
     @property
@@ -187,14 +187,10 @@ class LinkGrid(Grid):
             return
         self._reclaimed = round_
         self._store.reclaim(self._name, round_ - self._most_stale, keep=self._pushed)
-        self._collect()
-        reached("C7")
-
-    def _collect(self) -> None:
         self._last = None
         self._orders.keep_only(self._store.order_parts(self._name))
-        for folder in blobs_of_reports(self._folder, "").glob("*"):
-            remove_whole_but(folder, self._store.report_parts(folder.name))
+        collect_reports(self._store, self._folder)
+        reached("C7")
 
 
 def node_number(site: str) -> int:

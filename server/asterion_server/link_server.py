@@ -337,12 +337,7 @@ class LinkService(service.LinkServicer):
         order, parcel = self._report_of(site, report)
         if order.state == "answered":
             return True
-        store = self._blobs(site)
-        if not all(store.holds(part) for part in parcel.stored):
-            raise LinkRefusedError(
-                code="chunks_missing", why=f"report to {order.key[:12]} is not whole"
-            )
-        known = self._store.store_report(order.key, parcel)
+        known = self._store.store_report(order.key, parcel, self._blobs(site).holds)
         reached("L5")
         session = self._sessions.get(site)
         if session is not None:

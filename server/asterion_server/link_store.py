@@ -6,7 +6,7 @@ is acted on. The bytes of large parts lie beside it (:mod:`asterion_shared.link.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -183,11 +183,17 @@ class LinkStore:
         order = self.order(key)
         return order is not None and order.state == "open" and not _is_past(order)
 
-    def store_report(self, key: str, content: Parcel) -> bool:
+    def store_report(self, key: str, content: Parcel, holds: Callable[[Part], bool]) -> bool:
         """Store a report to an open order; True when one is there already, which then counts.
 
+        Args:
+            key: of the order.
+            content: the report.
+            holds: whether a part is on disk. Asked while :meth:`settled_reports` lets nobody
+                remove one.
+
         Raises:
-            LinkRefusedError: ``unknown_order`` or ``order_over``.
+            LinkRefusedError: ``unknown_order``, ``order_over`` or ``chunks_missing``.
         """
         with self._begin() as db:
             row = db.execute(
@@ -200,6 +206,10 @@ class LinkStore:
                 return True
             if order.state == "over" or _is_past(order):
                 raise LinkRefusedError(code="order_over", why=f"order {key[:12]} is over")
+            _hold_reports(db, order.site)
+            if not all(map(holds, content.stored)):
+                why = f"the report to {key[:12]} is not whole"
+                raise LinkRefusedError(code="chunks_missing", why=why)
             data = to_wire(content).SerializeToString()
             db.execute(_report.insert().values(key=key, content=data))
             answered = _order.update().where(_order.c.key == key)
@@ -232,12 +242,18 @@ class LinkStore:
             rows = db.scalars(sql.select(_order.c.content).where(_order.c.run == run)).all()
         return [part for row in rows for part in _parcel(row).stored]
 
-    def report_parts(self, site: str) -> list[Part]:
-        """The stored parts that a site's reports need."""
+    @contextmanager
+    def settled_reports(self, site: str) -> Iterator[list[Part]]:
+        """The stored parts that a site's reports need; no report of it is stored meanwhile.
+
+        So whoever removes other parts inside the block removes none of a report that is just
+        being stored.
+        """
         both = sql.select(_report.c.content).join(_order, _order.c.key == _report.c.key)
-        with self._begin(reads_only=True) as db:
+        with self._begin() as db:
+            _hold_reports(db, site)
             rows = db.scalars(both.where(_order.c.site == site)).all()
-        return [part for row in rows for part in _parcel(row).stored]
+            yield [part for row in rows for part in _parcel(row).stored]
 
     def open_session(self, site: str, state_id: str, instance_id: str, version: str) -> None:
         """Give a site's session to a process of it; the same state folder takes over at once.
@@ -313,6 +329,12 @@ class LinkStore:
             raise DiskProblemError(self._url.render_as_string(), reason) from error
         except SQLAlchemyError as error:
             raise DiskProblemError(self._url.render_as_string(), type(error).__name__) from error
+
+
+def _hold_reports(db: sql.Connection, site: str) -> None:
+    """Wait for, and keep out, whoever stores or removes reports of a site."""
+    # SQLite lets one write at a time anyway; elsewhere the session's row stands for the site.
+    db.execute(sql.select(_session.c.site).where(_session.c.site == site).with_for_update())
 
 
 def _begin_sqlite(connection: sql.Connection) -> None:
