@@ -99,7 +99,8 @@ class LinkRunner:
             report = pack(reply.content, self._blobs.add, lossless=order.content.lossless)
         except (AsterionError, ValueError, OSError) as error:
             # The app answers for its own mistakes; this is the disk's, or a hostile order's.
-            LOG.warning("an order was lost: %s", describe(error, "internal_error"))
+            LOG.warning("an order comes again: %s", describe(error, "internal_error"))
+            self.session.fetch_again(order)
             return
         finally:
             self._working = ""

@@ -62,12 +62,14 @@ class LinkOrder:
         key: names it.
         order: as it came, without the bytes of its large parts.
         content: its parcel.
+        report: what is being sent; None before.
         over: set when nobody wants its report any more.
     """
 
     key: bytes
     order: wire.Order
     content: Parcel
+    report: Parcel | None = None
     over: threading.Event = field(default_factory=threading.Event)
 
 
@@ -145,12 +147,21 @@ class LinkSession:
 
     def send(self, order: LinkOrder, report: Parcel) -> None:
         """Have a report sent; its parts are stored already."""
+        order.report = report
         self._to_send.put((order, report))
 
+    def fetch_again(self, order: LinkOrder) -> None:
+        """Have an order that could not be carried out come again, after a pause."""
+        timer = threading.Timer(RETRY_SECONDS[-1], self._to_fetch.put, [order])
+        timer.daemon = True
+        timer.start()
+
     def parts_in_use(self) -> list[Part]:
-        """The stored parts of orders that are not answered yet."""
+        """The stored parts of orders that are not answered yet, and of reports on their way."""
         with self._lock:
-            return [part for order in self._orders.values() for part in order.content.stored]
+            orders = list(self._orders.values())
+        parcels = [p for order in orders for p in (order.content, order.report) if p is not None]
+        return [part for parcel in parcels for part in parcel.stored]
 
     def _attend(self) -> None:
         failures = 0
