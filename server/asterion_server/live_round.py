@@ -287,7 +287,15 @@ class LiveRound:
         asked, line = self._asked[site], self._line
         since = asked.sent if state == "late" else asked.away_since
         ago = 0.0 if since is None else line.now() - since
-        line.emit(SiteAwaited(round=self._order.round, site=site, state=state, since=line.ago(ago)))
+        line.emit(
+            SiteAwaited(
+                round=self._order.round,
+                phase=self._order.phase,
+                site=site,
+                state=state,
+                since=line.ago(ago),
+            )
+        )
         asked.told = "late" if state == "back" else state  # its lateness needs no second word
 
     def _close(self) -> Iterator[Answer]:

@@ -8,6 +8,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.messages import Phase
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
 from asterion_shared.settings_files import Settings
@@ -34,6 +35,7 @@ class DeadlineDerived(Settings):
 
     event: Literal["deadline_derived"] = "deadline_derived"
     round: Count
+    phase: Phase
     deadline_seconds: Seconds
     site: Name | None = None
     """The slowest of the sites that are asked; None where nothing is measured yet."""
@@ -47,6 +49,7 @@ class SiteAwaited(Settings):
 
     event: Literal["site_awaited"] = "site_awaited"
     round: Count
+    phase: Phase
     site: Name
     state: Literal["away", "late", "back"]
     """It is away, it is there and past the deadline, or it was away and is there again."""

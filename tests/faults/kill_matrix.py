@@ -44,7 +44,7 @@ def play_all(harness: Harness, cases: Sequence[Case], out: Path | None = None) -
         summary["seconds"] = round(time.monotonic() - began, 1)
         summary["daemon_starts"] = harness.num_daemon_starts
         found = "; ".join(verdict.faults) or "exact"
-        print(f"{number:4d}/{len(cases)} {case}: {played.seconds:.1f} s, {found}", flush=True)
+        print(f"{number:4d}/{len(cases)} {case}: {played.seconds:.1f} s, {found}", flush=True)  # noqa: T201
         if out is not None:
             (out / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     return summary
@@ -76,11 +76,11 @@ def main() -> None:
             summary = play_all(harness, cases, given.out)
     finally:
         if given.keep:
-            print(root)
+            print(root)  # noqa: T201
         else:
             shutil.rmtree(root, ignore_errors=True)
     told = {name: value for name, value in summary.items() if name not in ("failures", "played")}
-    print(json.dumps(told))
+    print(json.dumps(told))  # noqa: T201
     raise SystemExit(1 if summary["failures"] else 0)
 
 

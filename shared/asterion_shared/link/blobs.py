@@ -15,7 +15,7 @@ from pathlib import Path
 from threading import RLock
 
 from asterion_shared.errors import DiskProblemError
-from asterion_shared.files import sync_folder
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.link.parcels import CHUNK_BYTES, HASH_BYTES, INLINE_BYTES, Part
 
 Buffer = bytes | bytearray | memoryview
@@ -52,7 +52,7 @@ class BlobStore:
         self._arriving: dict[str, _Arriving] = {}
         self._known: dict[bytes, tuple[str, int]] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise _problem(folder, error) from error
         for path in folder.glob("*.chunks"):
