@@ -18,7 +18,7 @@ from pathlib import Path
 
 from asterion_client.privacy_entries import Head, Row, Told, hash_line
 from asterion_shared.errors import DiskProblemError, FileProblemError, LedgerStoppedError
-from asterion_shared.files import write_atomically
+from asterion_shared.files import make_folder, sync_folder, write_atomically
 
 SCHEMA_VERSION = 1
 DATABASE = "ledger.sqlite"
@@ -296,7 +296,7 @@ def _create(path: Path) -> None:
     """Make an empty ledger under a temporary name and link it into place; the first one wins."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_folder(path.parent, 0o700)
         os.close(os.open(temporary, os.O_CREAT | os.O_EXCL, 0o600))
         try:
             with _translated(path), closing(sqlite3.connect(temporary)) as database:
@@ -305,6 +305,7 @@ def _create(path: Path) -> None:
                 database.commit()
             # A link, unlike a rename, never replaces a ledger that another process just made.
             path.hardlink_to(temporary)
+            sync_folder(path.parent)
         except FileExistsError:
             pass
         finally:

@@ -17,7 +17,7 @@ from asterion_shared.errors import (
     OrderRefusedError,
     UserInputError,
 )
-from asterion_shared.files import sync_folder
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.messages import Order, Report, SumOrder, order_sha256
 from asterion_shared.metrics import check_statistics
 from asterion_shared.privacy.secret_stream import secret_stream
@@ -168,15 +168,17 @@ def put_on_record(path: Path, survivors_hash: str) -> None:
         DiskProblemError: the folder cannot be written.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("x") as file:  # never over an older record
-            file.write(survivors_hash)
-            file.flush()
+        make_folder(path.parent)
+        try:
+            with path.open("x") as file:  # never over an older record
+                file.write(survivors_hash)
+        except FileExistsError:
+            if path.read_text() != survivors_hash:
+                msg = f"other survivors are on record for this sum ({path.name})"
+                raise OrderRefusedError(msg, code=TWO_SETS) from None
+        # Of an older record too: who wrote it may have been killed before this.
+        with path.open("rb") as file:
             os.fsync(file.fileno())
         sync_folder(path.parent)
-    except FileExistsError:
-        if path.read_text() != survivors_hash:
-            msg = f"other survivors are on record for this sum ({path.name})"
-            raise OrderRefusedError(msg, code=TWO_SETS) from None
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error

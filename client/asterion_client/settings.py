@@ -5,8 +5,9 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from asterion_shared.algorithm_settings import Label
 from asterion_shared.carrier import Carrier
-from asterion_shared.plan import Label, Name, TaskName
+from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
 _HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"

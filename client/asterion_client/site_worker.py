@@ -20,7 +20,7 @@ from asterion_client.privacy_release import (
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_history import remember, report_run
-from asterion_client.stored_reports import StoredReports
+from asterion_client.stored_reports import StoredReport
 from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
@@ -90,8 +90,8 @@ class SiteWorker:
 
     def _worked(self, order: Order, data: SiteData) -> Report:
         """The report to a train or evaluate order: the stored one, or a new one once stored."""
-        stored = StoredReports(self.settings, self.folder, order.run)
-        found = stored.find(order)
+        stored = StoredReport(self.settings, self.folder, order)
+        found = stored.find()
         if found is not None:
             return found
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
@@ -105,7 +105,7 @@ class SiteWorker:
             # The model still has the weights of the order, so the pictures show what was scored.
             predict = model_predictor(workspace.model, order.plan, workspace.device)
             report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
-        stored.store(order, report)
+        stored.store(report)
         reached("S4")
         return report
 

@@ -38,26 +38,27 @@ def site_blobs(state: Path) -> BlobStore:
     return BlobStore(state / "link" / "blobs")
 
 
-class StoredReports:
-    """The stored reports of one run at a site.
+class StoredReport:
+    """The place of the report to one order.
 
     Args:
         settings: the site's.
         folder: where ``site.toml`` lies.
-        run: the run.
+        order: to train or to evaluate.
     """
 
-    def __init__(self, settings: SiteSettings, folder: Path, run: str) -> None:
+    def __init__(self, settings: SiteSettings, folder: Path, order: Order) -> None:
         state = (folder / settings.state_folder).resolve()
-        self._site, self._folder = settings.name, state / "runs" / run / "reports"
-        self._blobs = site_blobs(state)
+        self._site, self._blobs, self._order = settings.name, site_blobs(state), order
+        name = f"{order.round:06d}-{order.phase}-{order_sha256(order)[:32]}{SUFFIX}"
+        self._path = state / "runs" / order.run / "reports" / name
 
-    def find(self, order: Order) -> Report | None:
+    def find(self) -> Report | None:
         """The report to this very order, or None.
 
         A file that a broken disk has spoilt counts as none: then the site trains again.
         """
-        path = self._path(order)
+        path, order = self._path, self._order
         if not path.exists():
             return None
         size = None if order.weights is None else order.weights.size
@@ -74,21 +75,21 @@ class StoredReports:
         except (OSError, ValueError, DecodeError, ReportRejectedError):
             return None
 
-    def store(self, order: Order, report: Report) -> None:
+    def store(self, report: Report) -> None:
         """Keep a report; durable when it returns. Those of older rounds go.
+
+        Whoever asks for the closing evaluation has the last round's model in a checkpoint, so then
+        no training is asked for again.
 
         Raises:
             DiskProblemError: the disk is full or not writable.
         """
         parcel = pack(encode_report(report), self._blobs.add)
-        write_atomically(self._path(order), to_wire(parcel).SerializeToString())
-        for path in self._folder.glob(f"*{SUFFIX}"):
-            if int(path.name.split("-")[0]) <= order.round - KEPT_ROUNDS:
+        write_atomically(self._path, to_wire(parcel).SerializeToString())
+        kept = 1 if self._order.phase == "evaluate" else KEPT_ROUNDS
+        for path in self._path.parent.glob(f"*{SUFFIX}"):
+            if int(path.name.split("-")[0]) <= self._order.round - kept:
                 path.unlink()
-
-    def _path(self, order: Order) -> Path:
-        name = f"{order.round:06d}-{order.phase}-{order_sha256(order)[:32]}{SUFFIX}"
-        return self._folder / name
 
 
 def stored_parts(state: Path) -> list[Part]:

@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError, PrivacyProofError
-from asterion_shared.files import sync_folder
+from asterion_shared.files import make_folder, sync_folder
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import Order, order_sha256
 
 
@@ -80,18 +81,17 @@ def note_asked(path: Path, round_: int, sites: Sequence[str], asking: str = "") 
     """
     line = json.dumps({"round": round_, "order": asking, "sites": list(sites)}) + "\n"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        is_new = not path.exists()
+        make_folder(path.parent)
         with path.open("ab") as file:
             if file.tell() and not _ends_a_line(path):
                 file.write(b"\n")  # a crash tore the last line, before its order was sent
             file.write(line.encode())
             file.flush()
             os.fsync(file.fileno())
-        if is_new:
-            sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    reached("C1")
 
 
 def times_asked(path: Path) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The centre's half of a round: updates in, next global weights out.
 
-Either our own streaming fold, or a stock Flower strategy that the plan names.
+Our own weighted mean, a fold that holds when a site is wrong, or a stock Flower strategy.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -11,13 +11,15 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_server.flower_strategy import FlowerStep
-from asterion_server.fold import Fold
+from asterion_server.fold import Fold, empty_fold, shortened
+from asterion_server.robust_fold import KeptUpdates, block_size, robust_fold
 from asterion_shared.algorithms import algorithm_of
+from asterion_shared.blocks import through
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.adaptive_clip import next_clip, split_noise
 from asterion_shared.privacy.gaussian_noise import add_gaussian
-from asterion_shared.privacy.secret_stream import secret_stream
+from asterion_shared.privacy.secret_stream import SecretStream, secret_stream
 
 Sum = npt.NDArray[np.float64]
 
@@ -29,8 +31,11 @@ class CentralStep(Protocol):
         """Start a round: ``sites`` in order of name, updates of shape ``(size,)``."""
         ...
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        """Take one site's update, with its weight > 0."""
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        """Take one site's update, with its weight > 0 and what clipping multiplies it by.
+
+        It is kept until the round is finished where it is needed so long: it must not change.
+        """
         ...
 
     @property
@@ -56,7 +61,11 @@ class CentralStep(Protocol):
         ...
 
     def finish(self, round_: int, weights: Vector) -> Vector:
-        """The next global weights, shape ``(size,)``."""
+        """The next global weights, shape ``(size,)``, in memory of their own.
+
+        Never in place: the round's orders show the old weights still, and a run that fails in
+        between must not be left with half of each.
+        """
         ...
 
     def state(self) -> Mapping[str, Vector]:
@@ -74,6 +83,8 @@ def central_step_of(plan: Plan, spill_folder: Path) -> CentralStep:
         return _StrategyStep(plan)
     if plan.privacy is not None and plan.privacy.noise == "centre":
         return _NoisedStep(plan, spill_folder)
+    if plan.algorithm.fold != "mean":
+        return _RobustStep(plan, spill_folder)
     return _FoldStep(plan, spill_folder)
 
 
@@ -84,13 +95,13 @@ class _FoldStep:
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         self._plan, self._folder = plan, spill_folder
         self._algorithm = algorithm_of(plan.algorithm)
-        self._fold = Fold((), 0, spill_folder)
+        self._fold = empty_fold()
 
     def begin(self, sites: Sequence[str], size: int) -> None:
         self._fold = Fold(sites, size, self._folder)
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        self._fold.add(site, update, weight)
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._fold.add(site, update, weight, factor)
 
     def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
         self._fold.add_sum(sites, total, weight)
@@ -102,10 +113,14 @@ class _FoldStep:
         """Nothing: the clip norm stays."""
 
     def finish(self, round_: int, weights: Vector) -> Vector:
-        return self._algorithm.central_step(weights, self._mean())
+        made = np.empty(weights.size, np.float32)
+        for block in through(weights.size, weights):
+            made[block] = self._algorithm.central_step(weights[block], self._mean(block))
+        self._fold = empty_fold()  # it holds what this round folded
+        return made
 
-    def _mean(self) -> Vector:
-        return self._fold.mean()
+    def _mean(self, block: slice) -> Vector:
+        return self._fold.mean(block)
 
     def state(self) -> Mapping[str, Vector]:
         return {}
@@ -124,6 +139,9 @@ class _NoisedStep(_FoldStep):
     Where the clip norm adapts, the noised count of updates within it makes the next one; see
     :mod:`asterion_shared.privacy.adaptive_clip`.
     """
+
+    _secret: SecretStream
+    """For the noise of the round that is being finished."""
 
     def __init__(self, plan: Plan, spill_folder: Path) -> None:
         super().__init__(plan, spill_folder)
@@ -146,6 +164,7 @@ class _NoisedStep(_FoldStep):
         self._centred_count = (num_within - num_beyond) / 2
 
     def finish(self, round_: int, weights: Vector) -> Vector:
+        self._secret = secret_stream()
         made = super().finish(round_, weights)
         if self.clip_norm is not None:
             self.clip_norm = self._next_clip(self.clip_norm)
@@ -161,10 +180,10 @@ class _NoisedStep(_FoldStep):
         if "clip_norm" in state:
             self.clip_norm = float(state["clip_norm"][0])
 
-    def _mean(self) -> Vector:
+    def _mean(self, block: slice) -> Vector:
         clip = self._privacy.clip_norm if self.clip_norm is None else self.clip_norm
         deviation = self._noise.sum_multiplier * self._max_weight * clip
-        noised = add_gaussian(self._fold.total(), deviation, secret_stream())
+        noised = add_gaussian(self._fold.total(block), deviation, self._secret)
         return (noised / (self._max_weight * self._num_sites)).astype(np.float32)
 
     def _next_clip(self, clip_norm: float) -> float:
@@ -174,6 +193,49 @@ class _NoisedStep(_FoldStep):
         count = np.array([self._centred_count])
         noised = add_gaussian(count, self._noise.count_deviation, secret_stream())
         return next_clip(self._privacy, clip_norm, float(noised[0]) / self._num_sites)
+
+
+class _RobustStep:
+    """A fold of :mod:`asterion_server.robust_fold`, which wants all updates, each by itself."""
+
+    linear = False
+    clip_norm: float | None = None
+
+    def __init__(self, plan: Plan, spill_folder: Path) -> None:
+        self._settings, self._folder = plan.algorithm, spill_folder
+        self._algorithm = algorithm_of(plan.algorithm)
+        self._updates = KeptUpdates(spill_folder)
+
+    def begin(self, sites: Sequence[str], size: int) -> None:
+        self._updates = KeptUpdates(self._folder)
+
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._updates.add(site, update, weight, factor)
+
+    def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
+        msg = f"the fold {self._settings.fold!r} needs each update by itself"
+        raise TypeError(msg)
+
+    def leave_out(self, site: str) -> None:
+        """Nothing: the site is simply not among the updates."""
+
+    def count_clipped(self, num_within: int, num_beyond: int) -> None:
+        """Nothing: the clip norm stays."""
+
+    def finish(self, round_: int, weights: Vector) -> Vector:
+        parts = tuple(self._updates.parts.values())
+        combined = robust_fold(self._settings, parts, weights.size)
+        made = np.empty(weights.size, np.float32)
+        for block in through(weights.size, weights, block=block_size(len(parts))):
+            made[block] = self._algorithm.central_step(weights[block], combined(block))
+        self._updates = KeptUpdates(self._folder)
+        return made
+
+    def state(self) -> Mapping[str, Vector]:
+        return {}
+
+    def restore(self, state: Mapping[str, Vector]) -> None:
+        """Nothing: the step has no state."""
 
 
 class _StrategyStep:
@@ -189,8 +251,8 @@ class _StrategyStep:
     def begin(self, sites: Sequence[str], size: int) -> None:
         self._updates = {}
 
-    def add(self, site: str, update: Vector, weight: float) -> None:
-        self._updates[site] = (update, weight)
+    def add(self, site: str, update: Vector, weight: float, factor: float = 1.0) -> None:
+        self._updates[site] = (shortened(update, factor), weight)
 
     def add_sum(self, sites: Iterable[str], total: Sum, weight: float) -> None:
         msg = "a stock Flower strategy needs each update by itself"

@@ -6,21 +6,25 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
-import safetensors
-import safetensors.numpy
 
 from asterion_server.round_log import FinalRounds, logged, read_final
+from asterion_shared.blocks import Array
 from asterion_shared.errors import PlanMismatchError
-from asterion_shared.files import write_atomically
+from asterion_shared.files import write_parts_atomically
+from asterion_shared.link.steps import reached
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult, SiteSummary
+from asterion_shared.tensor_files import file_parts, map_tensors
 
 LOG = "rounds.jsonl"
 SITES, PENDING, LAST = "text/sites", "text/pending", "text/last"
 FORMAT = 2
 STRATEGY_PREFIX = "strategy/"
+
+MAPPED_BYTES = 2**24
+"""Weights of so many bytes or more are a read-only view of the checkpoint's file once they are
+stored, so that they take memory only where they are read; smaller ones are quicker in memory."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +71,8 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     """Write a checkpoint atomically; the one before it is kept, older ones are removed.
 
     Returns:
-        The same, with its final rounds where they are now.
+        The same, with its final rounds where they are now, and large weights
+        (:data:`MAPPED_BYTES`) as a view of the file, which outlives the file's name.
 
     Raises:
         DiskProblemError: the disk is full or not writable; earlier checkpoints are untouched.
@@ -87,19 +92,23 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
         PENDING: final.pending,
         LAST: checkpoint.last.model_dump_json(),
     }
-    arrays: dict[str, npt.NDArray[np.generic]] = {"weights": checkpoint.weights}
+    arrays: dict[str, Array] = {"weights": checkpoint.weights}
     # As bytes: in the metadata every quotation mark would be escaped, and back again.
     arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     arrays |= {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
-    data = safetensors.numpy.save(arrays, metadata={"facts": json.dumps(facts)})
-    write_atomically(folder / f"round-{checkpoint.round:06d}.safetensors", data)
+    newest = folder / f"round-{checkpoint.round:06d}.safetensors"
+    write_parts_atomically(newest, file_parts(arrays, {"facts": json.dumps(facts)}))
+    reached("C6")
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
-    return replace(checkpoint, final=final)
+    weights = checkpoint.weights
+    if weights.nbytes >= MAPPED_BYTES:
+        weights = map_tensors(newest).tensors["weights"]
+    return replace(checkpoint, final=final, weights=weights)
 
 
 def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
-    """The newest checkpoint of a run, or None when there is none.
+    """The newest checkpoint of a run, or None when there is none; weights as :func:`store` gives.
 
     Raises:
         PlanMismatchError: the folder holds another run, or the same one with another plan, or one
@@ -108,10 +117,9 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
     newest = max(folder.glob("round-*.safetensors"), default=None)
     if newest is None:
         return None
-    with safetensors.safe_open(newest, framework="numpy") as file:
-        metadata = file.metadata() or {}
-        facts = json.loads(metadata["facts"])
-        arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    file = map_tensors(newest)
+    facts = json.loads(file.metadata["facts"])
+    weights = file.tensors["weights"]
     if facts.get("format") != FORMAT:
         msg = f"{newest} was written by another version of Asterion; choose another folder"
         raise PlanMismatchError(msg)
@@ -122,15 +130,15 @@ def load_latest(folder: Path, run: str, plan: Plan) -> Checkpoint | None:
             "take back the change to the plan"
         )
         raise PlanMismatchError(msg)
-    texts = {name: arrays[name].tobytes().decode() for name in (SITES, PENDING, LAST)}
+    texts = {name: file.tensors[name].tobytes().decode() for name in (SITES, PENDING, LAST)}
     return Checkpoint(
         run=run,
         plan_sha256=plan.sha256,
         round=facts["round"],
-        weights=arrays["weights"],
+        weights=weights if weights.nbytes >= MAPPED_BYTES else weights.copy(),
         strategy={
-            name.removeprefix(STRATEGY_PREFIX): array
-            for name, array in arrays.items()
+            name.removeprefix(STRATEGY_PREFIX): array.copy()
+            for name, array in file.tensors.items()
             if name.startswith(STRATEGY_PREFIX)
         },
         last=RoundResult.model_validate_json(texts[LAST]),

@@ -6,9 +6,11 @@ from typing import Annotated
 
 import typer
 
+from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_shared.carrier import Carrier
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
+app.add_typer(quarantine_app, name="quarantine")
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
 FolderOption = Annotated[

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from asterion_shared.events import DeadlineDerived, Listener
+from asterion_shared.messages import Phase
 from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult
 from asterion_shared.round_settings import MOST_DEADLINE_SECONDS
@@ -58,25 +59,31 @@ class Deadlines:
 
     def of_count(self) -> float:
         """Seconds for the count, before which nothing is measured."""
-        return self._told(0, deadline_of(self._plan, (), {}, evaluate=False))
+        return self._told(0, "count", deadline_of(self._plan, (), {}, evaluate=False))
 
-    def of(
-        self,
-        round_: int,
-        sites: Iterable[str],
-        rounds: Mapping[int, RoundResult],
-        *,
-        evaluate: bool,
+    def of_round(
+        self, round_: int, sites: Iterable[str], rounds: Mapping[int, RoundResult]
     ) -> float:
-        """Seconds for an order to train or to evaluate; see :func:`deadline_of`."""
+        """Seconds for an order to train; ``sites`` and ``rounds`` as for :func:`deadline_of`."""
         known = {} if self._emit is None else rounds
-        return self._told(round_, deadline_of(self._plan, sites, known, evaluate=evaluate))
+        due = evaluates(self._plan, round_)
+        found = deadline_of(self._plan, sites, known, evaluate=due)
+        return self._told(round_, "train", found)
 
-    def _told(self, round_: int, deadline: Deadline) -> float:
+    def of_evaluation(
+        self, round_: int, sites: Iterable[str], rounds: Mapping[int, RoundResult]
+    ) -> float:
+        """Seconds for the closing evaluation; ``sites`` and ``rounds`` likewise."""
+        known = {} if self._emit is None else rounds
+        found = deadline_of(self._plan, sites, known, evaluate=True)
+        return self._told(round_, "evaluate", found)
+
+    def _told(self, round_: int, phase: Phase, deadline: Deadline) -> float:
         if self._emit is not None and deadline.derived:
             self._emit(
                 DeadlineDerived(
                     round=round_,
+                    phase=phase,
                     deadline_seconds=deadline.seconds,
                     site=deadline.site or None,
                     site_seconds=deadline.site_seconds,
@@ -113,7 +120,7 @@ def deadline_of(
         for site, outcome in rounds[number].outcomes.items():
             # What a carried report took tells of the round that it was made for.
             of = number if outcome.made_for is None else outcome.made_for
-            counts = outcome.outcome in ("answered", "carried")
+            counts = outcome.outcome in ("answered", "carried", "quarantined")
             if counts and site in wanted and (not evaluate or evaluates(plan, of)):
                 times.setdefault(site, []).append((outcome.seconds, outcome.transfer_seconds))
     if not times:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from asterion_server.keys import Provisioned
+from asterion_shared.files import make_folder
 
 
 def database_url(made: Provisioned) -> str:
@@ -10,7 +11,7 @@ def database_url(made: Provisioned) -> str:
     if made.settings.database is not None:
         return made.settings.database
     folder = made.folder.resolve() / "link"
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     return f"sqlite:///{folder / 'queue.sqlite'}"
 
 

@@ -181,6 +181,8 @@ class LiveRound:
             if self._heads is not None and answer.ledger_head is not None:
                 self._heads.keep(site, answer.ledger_head)
             answer = self._timed(answer, asked)
+        if asked.told == "away":
+            self._say(site, "back")  # its answer was here before anybody looked who is online
         self._done(site)
         return answer
 
@@ -287,7 +289,15 @@ class LiveRound:
         asked, line = self._asked[site], self._line
         since = asked.sent if state == "late" else asked.away_since
         ago = 0.0 if since is None else line.now() - since
-        line.emit(SiteAwaited(round=self._order.round, site=site, state=state, since=line.ago(ago)))
+        line.emit(
+            SiteAwaited(
+                round=self._order.round,
+                phase=self._order.phase,
+                site=site,
+                state=state,
+                since=line.ago(ago),
+            )
+        )
         asked.told = "late" if state == "back" else state  # its lateness needs no second word
 
     def _close(self) -> Iterator[Answer]:

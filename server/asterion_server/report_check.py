@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from asterion_shared.blocks import all_finite
 from asterion_shared.errors import ReportRejectedError
 from asterion_shared.messages import Order, Report
 from asterion_shared.metrics import check_statistics
@@ -36,7 +37,7 @@ def check_report(report: Report, order: Order, layout: Layout) -> None:
     if update is None or update.shape != (layout.size,) or update.dtype != np.float32:
         found = "missing" if update is None else f"{update.dtype}{update.shape}"
         raise _rejected(report, f"the update is {found}, needed is float32({layout.size},)")
-    if not np.isfinite(update).all():
+    if not all_finite(update):
         raise _rejected(report, "the update has a number that is not finite")
 
 

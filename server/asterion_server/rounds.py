@@ -5,49 +5,42 @@ each report, take the centre's step, store a checkpoint. The metrics of the mode
 come back with the reports of round r + 1, so a round costs one exchange, not two.
 """
 
-import hashlib
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from asterion_server.asked_rounds import asking_of, charge_asking, times_asked
 from asterion_server.asking import Asking
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
 from asterion_server.deadlines import Deadlines, evaluates
-from asterion_server.initial_weights import initial_weights
+from asterion_server.initial_weights import begin, known_layout
 from asterion_server.known_sites import KnownSites
 from asterion_server.measured import Measured
 from asterion_server.outcomes import outcome_of, require_quorum, round_result
+from asterion_server.quarantine import Quarantine
+from asterion_server.report_fold import fold_answer
 from asterion_server.round_log import FinalRounds
 from asterion_server.run_result import RunFacts, Simulated, result_of, utc_now
-from asterion_server.selection import (
-    clip_factor,
-    open_orders,
-    select,
-    selected,
-    staleness_factor,
-    weight_of,
-)
+from asterion_server.selection import open_orders, select, selected
+from asterion_shared.blocks import distance
 from asterion_shared.errors import PrivacyProofError, QuorumLostError, RunStoppedError
 from asterion_shared.events import Listener, RoundFinished, RunFinished, RunStarted, ignore
-from asterion_shared.files import write_atomically
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import (
     Answer,
     Cohort,
     FoldingCohort,
-    NoReport,
     Order,
     PartialFold,
     Phase,
     RepeatingCohort,
     Report,
 )
-from asterion_shared.parameters import Layout, Vector, length, to_bytes
+from asterion_shared.parameters import Layout, Vector, named_parts
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import rounds_allowed
 from asterion_shared.privacy.audited import PrivacyAudit
@@ -60,6 +53,7 @@ from asterion_shared.result import (
     Status,
     write_result,
 )
+from asterion_shared.tensor_files import write_tensors
 
 Participants = Callable[[int], Sequence[str] | None]
 
@@ -146,6 +140,9 @@ class _Loop:
     layout: Layout = field(init=False)
     weights: Vector = field(init=False)
     step: CentralStep = field(init=False)
+    quarantine: Quarantine | None = None
+    """The step itself, where the plan has one."""
+
     rounds_allowed: int | None = field(init=False)
     """How often privacy lets a site be asked to train; None: as often as the plan says."""
 
@@ -165,11 +162,17 @@ class _Loop:
         self.folding = self.cohort if isinstance(self.cohort, FoldingCohort) else None
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
-        self.layout, self.weights = initial_weights(self.plan, plan_folder)
-        self.asking = Asking(self.cohort, self.layout, self.verify)
         checkpoints = self.folder / "checkpoints"
         found = load_latest(checkpoints, self.facts.run, self.plan)
         self.started = utc_now()
+        if found is None:
+            self.layout, self.weights = begin(self.plan, plan_folder, self.folder)
+        else:
+            self.layout = known_layout(self.plan, self.folder)
+        if (wanted := self.plan.quarantine) is not None:
+            where = (self.layout, self.folder, self.facts.run)
+            self.step = self.quarantine = Quarantine(self.step, wanted, *where)
+        self.asking = Asking(self.cohort, self.layout, self.verify)
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
@@ -204,9 +207,9 @@ class _Loop:
         if self.plan.kind == "train" and self.done > 0:
             facts = {"run": self.facts.run, "round": str(self.done),
                      "plan_sha256": self.facts.plan_sha256}  # fmt: skip
-            data = to_bytes(self.weights, self.layout, facts)
-            write_atomically(self.folder / "model.safetensors", data)
-            digest = hashlib.sha256(data).hexdigest()
+            tensors = named_parts(self.weights, self.layout)
+            header = {"asterion": json.dumps(facts, sort_keys=True)}
+            digest = write_tensors(self.folder / "model.safetensors", tensors, header)
             model = FinalModel(path="model.safetensors", sha256=digest)
         result = result_of(
             self.facts,
@@ -219,6 +222,7 @@ class _Loop:
             model=model,
         )
         written = write_result(result, self.folder / "result.json")
+        reached("C8")
         self.emit(RunFinished(result=written))
         return written
 
@@ -252,8 +256,10 @@ class _Loop:
         due = evaluates(self.plan, number)
         outcomes: dict[str, SiteOutcome] = {}
         measured = Measured(self.plan, chosen)
+        if self.quarantine is not None:
+            self.quarantine.open_round(number)
         self.step.begin(chosen, self.layout.size)
-        deadline = self.deadlines.of(number, asked or chosen, self.rounds, evaluate=due)
+        deadline = self.deadlines.of_round(number, asked or chosen, self.rounds)
         order = self._order("train", number, deadline, evaluate=due)
         if self.rounds_allowed is not None:
             repeats = isinstance(self.cohort, RepeatingCohort) and self.cohort.repeats_answers
@@ -269,17 +275,25 @@ class _Loop:
                 self.step.add_sum(chosen, secure.summed.update, secure.summed.weight)
         else:
             for answer in self._trained(order, times, busy):
-                outcomes[answer.site] = self._folded(answer, times[answer.site], number)
+                site = answer.site
+                outcomes[site] = fold_answer(
+                    self.plan, self.step, answer, times=times[site], round_=number
+                )
                 if isinstance(answer, Report):
                     self.sites.remember(answer)
                     if answer.made_for is None:  # else its metrics are of an older model
-                        measured.add(answer.site, answer.statistics)
+                        measured.add(site, answer.statistics)
+        if self.quarantine is not None:
+            outcomes = self.quarantine.close(outcomes)
         if due:
             self._measured(number - 1, measured)
         if number > 1 or due:
             self.emit(RoundFinished(round_result=self.rounds[number - 1]))
+        more: dict[str, object] = {"clip_norm": self.step.clip_norm}
+        if self.quarantine is not None:
+            more["released"] = self.quarantine.released
         found = round_result(number, outcomes, began, deadline)
-        self.rounds[number] = found.model_copy(update={"clip_norm": self.step.clip_norm})
+        self.rounds[number] = found.model_copy(update=more)
         if lost is not None:
             raise lost
         require_quorum(self.rounds[number], self.plan.rounds.quorum)
@@ -288,7 +302,8 @@ class _Loop:
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
-        norm = length(self.weights.astype(np.float64) - before)
+        reached("C5")
+        norm = distance(self.weights, before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
 
@@ -307,24 +322,6 @@ class _Loop:
             else:
                 yield part
 
-    def _folded(self, answer: Answer, times: int, number: int) -> SiteOutcome:
-        """Fold an answer's update, if it has one of its own; what became of the site."""
-        if isinstance(answer, NoReport):
-            self.step.leave_out(answer.site)
-            return outcome_of(answer)
-        norm, update = answer.update_norm, answer.update
-        if update is not None:
-            norm = length(update)
-            factor = clip_factor(self.plan, norm, self.step.clip_norm)
-            if factor < 1:
-                update = (factor * update).astype(np.float32)
-            weight = weight_of(self.plan, answer.num_examples, times)
-            if answer.made_for is not None:
-                weight *= staleness_factor(self.plan, number - answer.made_for)
-            self.step.add(answer.site, update, weight)
-        clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
-        return outcome_of(answer, norm, clipped=clipped)
-
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""
         number = max(self.done, 0)
@@ -333,7 +330,7 @@ class _Loop:
             self._evaluate_securely(number, measured)
             return
         sites = self.facts.expected_sites
-        deadline = self.deadlines.of(number + 1, sites, self.rounds, evaluate=True)
+        deadline = self.deadlines.of_evaluation(number + 1, sites, self.rounds)
         order = self._order("evaluate", number + 1, deadline, evaluate=True)
         for answer in self.asking.ask(order, sites):
             if isinstance(answer, Report):
@@ -349,7 +346,7 @@ class _Loop:
         """Measure at as many sites as a round asks; their sum is all that is learnt."""
         sites = dict.fromkeys(self.facts.expected_sites, 0)
         chosen = tuple(select(self.plan, number + 1, sites))
-        deadline = self.deadlines.of(number + 1, chosen, self.rounds, evaluate=True)
+        deadline = self.deadlines.of_evaluation(number + 1, chosen, self.rounds)
         order = self._order("evaluate", number + 1, deadline, evaluate=True)
         found = self.asking.sum_securely(order, chosen)
         if found.problem is not None:
@@ -395,4 +392,5 @@ class _Loop:
             cohort={} if self.folding is None else dict(self.folding.settings()),
         )
         self.stored = store(checkpoint, self.folder / "checkpoints")
+        self.weights = self.stored.weights
         self.done = number

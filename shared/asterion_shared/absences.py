@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from asterion_shared.reports.metric_words import in_time
 
 if TYPE_CHECKING:
-    from asterion_shared.result import Result
+    from asterion_shared.result import Result, RoundResult
 
 MOST_NAMED_SITES = 5
 """Sites that a sentence names one by one; of more it tells how many there are."""
@@ -88,6 +88,25 @@ def _carried(result: "Result") -> list[str]:
 def _rounds(numbers: Iterable[int]) -> str:
     known = set(numbers)
     return f"{'rounds' if len(known) > 1 else 'round'} {ranges(known)}"
+
+
+def quarantine_sentences(rounds: Iterable["RoundResult"]) -> list[str]:
+    """Reports that are in the model although they were suspicious: by the plan, by a person."""
+    folded: dict[str, list[int]] = {}
+    sentences: list[str] = []
+    for one in rounds:
+        for site, outcome in one.outcomes.items():
+            if outcome.outcome in ("answered", "carried") and outcome.suspicious_layers:
+                folded.setdefault(site, []).append(one.round)
+        sentences += [
+            f"report of site {site} of {round_words(numbers).removeprefix('in ')} released and "
+            f"folded in round {one.round}"
+            for site, numbers in one.released.items()
+        ]
+    if len(folded) > MOST_NAMED_SITES:
+        return [*sentences, f"{len(folded):,} sites suspicious and folded in one round or more"]
+    named = (f"site {s} suspicious and folded {round_words(n)}" for s, n in sorted(folded.items()))
+    return [*sentences, *named]
 
 
 def round_words(numbers: Iterable[int]) -> str:

@@ -8,6 +8,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.messages import Phase
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
 from asterion_shared.settings_files import Settings
@@ -34,6 +35,7 @@ class DeadlineDerived(Settings):
 
     event: Literal["deadline_derived"] = "deadline_derived"
     round: Count
+    phase: Phase
     deadline_seconds: Seconds
     site: Name | None = None
     """The slowest of the sites that are asked; None where nothing is measured yet."""
@@ -47,6 +49,7 @@ class SiteAwaited(Settings):
 
     event: Literal["site_awaited"] = "site_awaited"
     round: Count
+    phase: Phase
     site: Name
     state: Literal["away", "late", "back"]
     """It is away, it is there and past the deadline, or it was away and is there again."""
@@ -107,9 +110,32 @@ def append_event(path: Path, event: Event) -> None:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
 
+def told_the_end(path: Path) -> bool:
+    """Whether the last whole event of a file is a :class:`RunFinished`; False without a file.
+
+    Raises:
+        DiskProblemError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            end = _whole_bytes(file) - 1  # without the last line's end
+            start = _line_start(file, end)
+            file.seek(start)
+            line = file.read(max(end - start, 0))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    return bool(line) and isinstance(_ADAPTER.validate_json(line), RunFinished)
+
+
 def _whole_bytes(file: BinaryIO) -> int:
-    """Bytes up to the last line's end; looks from the end, as the file grows with the run."""
-    end = file.seek(0, os.SEEK_END)
+    """Bytes up to the last line's end."""
+    return _line_start(file, file.seek(0, os.SEEK_END))
+
+
+def _line_start(file: BinaryIO, end: int) -> int:
+    """Where the line begins that ends at ``end``; looks from there, as the file grows."""
     while end > 0:
         start = max(end - _BLOCK_BYTES, 0)
         file.seek(start)

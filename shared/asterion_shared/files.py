@@ -2,6 +2,7 @@
 
 import os
 import secrets
+from collections.abc import Iterable
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError
@@ -20,12 +21,26 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         DiskProblemError: the disk is full or the folder is not writable.
     """
+    write_parts_atomically(path, [content])
+
+
+def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> None:
+    """The same for a file that is made part by part and never is in memory as a whole.
+
+    Args:
+        path: where the file shall stand; an existing one is replaced.
+        parts: what it consists of, in order; each is written before the next is asked for.
+
+    Raises:
+        DiskProblemError: the disk is full or the folder is not writable.
+    """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        _make_folder(path.parent)
+        make_folder(path.parent)
         try:
             with temporary.open("wb") as file:
-                file.write(content)
+                for part in parts:
+                    file.write(part)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(path)
@@ -37,11 +52,19 @@ def write_atomically(path: Path, content: bytes) -> None:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
 
-def _make_folder(folder: Path) -> None:
-    """Make missing folders; each one's entry is on the disk before anything stands in it."""
-    if not folder.exists():
-        _make_folder(folder.parent)
-        folder.mkdir(exist_ok=True)
+def make_folder(folder: Path, mode: int = 0o777) -> None:
+    """Make a folder and what is missing above it; their entries are on the disk on return.
+
+    Args:
+        folder: may be there already.
+        mode: permissions of the folder itself, less the process's umask.
+
+    Raises:
+        OSError: it cannot be made, or is a file.
+    """
+    if not folder.is_dir():
+        make_folder(folder.parent)
+        folder.mkdir(mode, exist_ok=True)
         sync_folder(folder.parent)
 
 

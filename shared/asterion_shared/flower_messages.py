@@ -143,8 +143,9 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
         weights = None
         if "weights" in content:
-            # A copy: torch wants memory that may be written to.
-            weights = vector_of(content["weights"], "weights", None).copy()
+            weights = vector_of(content["weights"], "weights", None)
+            if not weights.flags.writeable:  # torch wants memory that may be written to
+                weights = weights.copy()
         if ("sum" in content) != (fields["phase"] == "sum"):
             _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
         step = _sum_order(content, fields["site"]) if "sum" in content else None

@@ -9,6 +9,8 @@ import fnmatch
 import hashlib
 import json
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ import safetensors.numpy
 import torch
 from torch import nn
 
+from asterion_shared.blocks import length, through
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.plan import ParameterPolicy
 
@@ -72,7 +75,8 @@ class Layout:
     @property
     def size(self) -> int:
         """Length of the vector."""
-        return sum(t.size for t in self.shared)
+        last = next((t for t in reversed(self.tensors) if t.policy == "share"), None)
+        return 0 if last is None else last.offset + last.size
 
     @property
     def sha256(self) -> str:
@@ -134,17 +138,38 @@ def read_vector(model: nn.Module, layout: Layout) -> Vector:
     return vector
 
 
+def take_vector(model: nn.Module, layout: Layout) -> Vector:
+    """Move the shared tensors of a model into a new vector, shape ``(layout.size,)``.
+
+    Each tensor's memory is given back as soon as it is copied, so that vector and model are never
+    both whole; the model, which nobody else may hold, is of no use afterwards.
+    """
+    vector = np.empty(layout.size, np.float32)
+    state = model.state_dict()
+    uses = Counter(state[t.name].untyped_storage().data_ptr() for t in layout.shared)
+    for tensor in layout.shared:
+        value = state[tensor.name]
+        part = torch.from_numpy(vector[tensor.offset : tensor.offset + tensor.size])
+        part.copy_(value.detach().reshape(-1))
+        storage = value.untyped_storage()
+        uses[storage.data_ptr()] -= 1
+        # Tied weights share one, and one that was shown as a numpy array stays.
+        if not uses[storage.data_ptr()] and storage.resizable():
+            storage.resize_(0)
+    return vector
+
+
 def write_vector(model: nn.Module, layout: Layout, vector: Vector) -> None:
     """Copy a vector into the shared tensors of a model, in place.
 
     Raises:
         PlanMismatchError: the vector's length is not ``layout.size``.
     """
-    _check_length(vector, layout)
     state = model.state_dict()
     with torch.no_grad():
-        for name, part in _parts(vector, layout):
-            state[name].copy_(torch.from_numpy(part))
+        for name, part in named_parts(vector, layout).items():
+            # torch has no read-only tensors; a mapped vector's part is copied first
+            state[name].copy_(torch.from_numpy(np.require(part, requirements="W")))
 
 
 def read_kept(model: nn.Module, layout: Layout) -> Kept:
@@ -161,15 +186,6 @@ def write_kept(model: nn.Module, layout: Layout, kept: Kept) -> None:
             state[tensor.name].copy_(torch.from_numpy(np.asarray(kept[tensor.name])))
 
 
-def length(vector: npt.NDArray[np.floating[Any]]) -> float:
-    """Euclidean length, summed in float64; 0 for an empty vector, not finite if a number is not.
-
-    Not by ``numpy.linalg.norm``: its BLAS wakes a thread on every core, and they keep the cores
-    busy for longer than the sum takes.
-    """
-    return math.sqrt(np.square(vector, dtype=np.float64).sum())
-
-
 def clipped(update: Vector, clip_norm: float) -> npt.NDArray[np.float64]:
     """The update in float64, no longer than ``clip_norm``; zero where it is not finite."""
     norm = length(update)
@@ -181,19 +197,14 @@ def clipped(update: Vector, clip_norm: float) -> npt.NDArray[np.float64]:
     return bounded
 
 
-def to_bytes(vector: Vector, layout: Layout, metadata: dict[str, str] | None = None) -> bytes:
-    """The shared tensors as safetensors, by name; equal input gives equal bytes.
-
-    ``metadata`` goes into the header as JSON under ``asterion``.
+def named_parts(vector: Vector, layout: Layout) -> dict[str, Vector]:
+    """The shared tensors by name, in the layout's order, each a view of the vector.
 
     Raises:
         PlanMismatchError: the vector's length is not ``layout.size``.
     """
     _check_length(vector, layout)
-    named = {name: np.ascontiguousarray(part) for name, part in _parts(vector, layout)}
-    # One key only: safetensors writes several in an order that changes from call to call.
-    header = None if metadata is None else {"asterion": json.dumps(metadata, sort_keys=True)}
-    return safetensors.numpy.save(named, metadata=header)
+    return {t.name: vector[t.offset : t.offset + t.size].reshape(t.shape) for t in layout.shared}
 
 
 def from_bytes(data: bytes, layout: Layout) -> Vector:
@@ -207,6 +218,15 @@ def from_bytes(data: bytes, layout: Layout) -> Vector:
     except safetensors.SafetensorError as error:
         msg = f"the parameters are not safetensors ({error}); send a file this project wrote"
         raise PlanMismatchError(msg) from None
+    return vector_of(named, layout)
+
+
+def vector_of(named: Mapping[str, npt.NDArray[Any]], layout: Layout) -> Vector:
+    """A new vector from tensors by name; those that are mapped files are let go as they are read.
+
+    Raises:
+        PlanMismatchError: a tensor is missing, unknown, or of another shape or type.
+    """
     expected = {t.name: t for t in layout.shared}
     if named.keys() != expected.keys():
         missing, unknown = expected.keys() - named.keys(), named.keys() - expected.keys()
@@ -221,12 +241,10 @@ def from_bytes(data: bytes, layout: Layout) -> Vector:
                 f"the network has float32{tensor.shape}"
             )
             raise PlanMismatchError(msg)
-        vector[tensor.offset : tensor.offset + tensor.size] = value.ravel()
+        target, flat = vector[tensor.offset : tensor.offset + tensor.size], value.reshape(-1)
+        for part in through(tensor.size, flat):
+            target[part] = flat[part]
     return vector
-
-
-def _parts(vector: Vector, layout: Layout) -> list[tuple[str, Vector]]:
-    return [(t.name, vector[t.offset : t.offset + t.size].reshape(t.shape)) for t in layout.shared]
 
 
 def _check_length(vector: Vector, layout: Layout) -> None:

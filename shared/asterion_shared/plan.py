@@ -12,7 +12,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, StringConstraints
 
+from asterion_shared.algorithm_settings import AlgorithmSettings, Label
 from asterion_shared.evaluation_settings import EvaluationSettings
+from asterion_shared.fold_rules import FOLD_RULES, QuarantineSettings
 from asterion_shared.privacy.plan_rules import (
     PRIVACY_RULES,
     SECURE_SUM_RULES,
@@ -26,7 +28,6 @@ from asterion_shared.transport_settings import TRANSPORT_RULES, TransportSetting
 _CODES = re.compile(r"-?\d+(\.\d+)?(\|-?\d+(\.\d+)?)*")
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
-Label = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 Size = Annotated[int, Field(ge=1, le=4096)]
 Normalisation = Literal["standardise", "asinh", "zscale", "none"]
 TaskName = Literal["segmentation", "classification", "anomaly"]
@@ -173,57 +174,6 @@ class ParameterPolicy(Settings):
     """Names (with ``*``) of weights that every site keeps for itself, such as ``head.*``."""
 
 
-class AlgorithmSettings(Settings):
-    """How local work becomes a global model."""
-
-    name: Literal["fedavg", "fedprox"] = "fedavg"
-    mu: Annotated[float, Field(ge=0, le=100)] = 0.0
-    """FedProx: strength of the pull towards the global weights; 0 is FedAvg bit for bit."""
-
-    weighting: Literal["examples", "uniform"] = "examples"
-    """Weight of a site in the mean: its examples (then sites are selected uniformly), or the
-    same for all (then, as in the FedProx paper, sites are selected by size)."""
-
-    max_weight: Annotated[int, Field(ge=1)] | None = None
-    """Most examples a site may weigh; absent: no cap."""
-
-    clip_norm: Positive | None = None
-    """Largest Euclidean length of a site's update; the coordinator shortens a longer one to it
-    before the fold, so that one site cannot pull the model as far as it likes. Absent: none."""
-
-    central_learning_rate: Annotated[float, Field(gt=0, le=10)] = 1.0
-    """Share of the mean update that is applied."""
-
-    flower_strategy: Literal["FedAvg", "FedAvgM", "FedAdam", "FedYogi", "FedAdagrad", "Krum",
-                             "MultiKrum", "FedMedian", "FedTrimmedAvg"] | None = None  # fmt: skip
-    """A stock Flower strategy that does the centre's step instead of ours."""
-
-    flower_arguments: dict[Label, int | float | bool] = Field(default_factory=dict)
-    """Its arguments, such as ``eta = 0.01``."""
-
-    RULES: ClassVar[tuple[Rule, ...]] = (
-        rule(
-            lambda a: a.mu == 0 or a.name == "fedprox",
-            lambda a: f"mu is {a.mu} and name is {a.name!r}; set name = 'fedprox' or mu = 0",
-        ),
-        rule(
-            lambda a: not a.flower_arguments or a.flower_strategy is not None,
-            lambda a: "flower_arguments is given without flower_strategy; name the strategy",
-        ),
-        rule(
-            lambda a: a.flower_strategy is None or a.central_learning_rate == 1.0,
-            lambda a: (
-                "central_learning_rate is not used by a Flower strategy; "
-                "put the strategy's own into flower_arguments"
-            ),
-        ),
-        rule(
-            lambda a: a.max_weight is None or a.weighting == "examples",
-            lambda a: "max_weight caps examples and weighting is 'uniform'; remove one of them",
-        ),
-    )
-
-
 class LocalSettings(Settings):
     """What a site does in one round."""
 
@@ -292,6 +242,9 @@ class Plan(Settings):
     secure_sum: SecureSumSettings | None = None
     """Secure sums of updates and metrics; absent: the coordinator sees each site's."""
 
+    quarantine: QuarantineSettings | None = None
+    """Which reports are suspicious and what becomes of them; absent: none is looked at."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda p: p.model.name in MODELS[p.task],
@@ -326,6 +279,7 @@ class Plan(Settings):
         *SECURE_SUM_RULES,
         *TRANSPORT_RULES,
         *LATE_RULES,
+        *FOLD_RULES,
     )
 
     def canonical(self) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, StringConstraints
 
-from asterion_shared.absences import absences
+from asterion_shared.absences import absences, quarantine_sentences
 from asterion_shared.errors import FileProblemError, SettingsError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Sha256, TaskName
@@ -20,7 +20,7 @@ from asterion_shared.settings_files import Rule, Settings, read_versioned_json, 
 
 SCHEMA_VERSION: Literal[1] = 1
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
-Outcome = Literal["answered", "carried", "refused", "failed", "late"]
+Outcome = Literal["answered", "carried", "refused", "failed", "late", "quarantined"]
 Count = Annotated[int, Field(ge=0)]
 Seconds = Annotated[float, Field(ge=0)]
 UtcTime = Annotated[str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?Z$")]
@@ -43,7 +43,8 @@ class SiteOutcome(Settings):
 
     outcome: Outcome
     """It answered, its report of an earlier round was carried over into this one, it refused, it
-    failed, or it had not answered at the deadline."""
+    failed, it had not answered at the deadline, or its report was suspicious and is not in this
+    round's model."""
 
     code: str = ""
     """Why not: one of :data:`asterion_shared.messages.REASON_CODES`; empty when it answered."""
@@ -71,6 +72,10 @@ class SiteOutcome(Settings):
 
     clipped: bool = False
     """Whether its update was shortened to the clip norm of the plan, or of the round."""
+
+    suspicious_layers: tuple[str, ...] = ()
+    """Layers in which its update was unlike the others'; empty where none was, or nobody looked.
+    With outcome ``answered`` it is in the model all the same, as the plan says."""
 
     seconds: Seconds = 0.0
     """Wall-clock time of the work at the site."""
@@ -103,6 +108,10 @@ class RoundResult(Settings):
 
     outcomes: dict[Name, SiteOutcome] = Field(default_factory=dict)
     """One for each site that was asked."""
+
+    released: dict[Name, tuple[Count, ...]] = Field(default_factory=dict)
+    """Quarantined reports of earlier rounds that a person released and that are in this round's
+    model: their rounds, by site."""
 
     pooled: Metrics = Field(default_factory=dict)
     """Metrics of the model after this round over all sites; empty when it was not measured."""
@@ -152,7 +161,11 @@ class RoundResult(Settings):
     @property
     def carried(self) -> dict[str, int]:
         """Sites whose report of an earlier round was folded here, with that round."""
-        return {s: o.made_for for s, o in sorted(self.outcomes.items()) if o.made_for is not None}
+        return {
+            site: outcome.made_for
+            for site, outcome in sorted(self.outcomes.items())
+            if outcome.outcome == "carried" and outcome.made_for is not None
+        }
 
     @property
     def waited_for(self) -> dict[str, float]:
@@ -166,9 +179,9 @@ class RoundResult(Settings):
         known = [
             (outcome.num_examples, outcome.train_loss)
             for outcome in self.outcomes.values()
-            if outcome.train_loss is not None
+            if outcome.outcome == "answered"
+            and outcome.train_loss is not None
             and outcome.num_examples > 0
-            and outcome.outcome == "answered"
         ]
         total = sum(count for count, _ in known)
         return sum(count * loss for count, loss in known) / total if total else None
@@ -344,7 +357,8 @@ def headline(result: Result) -> str:
         ends = {"finished": " finished", "stopped": " stopped", "failed": " failed"}
         beginnings = {s: work + ends.get(s, f": quorum lost{why}") for s in beginnings}
     broken = ["the attack shows more than the claimed epsilon"] if result.claim_broken else []
-    return "; ".join([beginnings[result.status], *broken, *absences(result)])
+    told = [*absences(result), *quarantine_sentences(result.rounds)]
+    return "; ".join([beginnings[result.status], *broken, *told])
 
 
 def write_result(result: Result, path: Path) -> Result:

@@ -96,7 +96,7 @@ def codes_of(record: object, size: int | None, kind: RoundedKind) -> EncodedUpda
 
 
 def vector_of(record: object, name: str, size: int | None) -> Vector:
-    """Read a float32 vector: a view of its bytes, read-only.
+    """Read a float32 vector: a view of its bytes.
 
     Args:
         record: what came.

@@ -16,11 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from asterion_client.local_round import make_workspace
+from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.cases import CaseList, SiteData
 from asterion_shared.errors import PlanMismatchError, Problem, SettingsError
 from asterion_shared.files import write_atomically
 from asterion_shared.parameters import from_bytes, write_vector
-from asterion_shared.plan import AlgorithmSettings, Plan
+from asterion_shared.plan import Plan
 from asterion_shared.result import Metrics, Result
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.bracket_scores import Floats, HeldOut, score_units

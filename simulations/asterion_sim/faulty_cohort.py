@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from asterion_shared.blocks import length
 from asterion_shared.messages import (
     Answer,
     Cohort,
@@ -14,7 +15,7 @@ from asterion_shared.messages import (
     PartialFold,
     Report,
 )
-from asterion_shared.parameters import Vector, length
+from asterion_shared.parameters import Vector
 from asterion_shared.randomness import stream
 from asterion_sim.faults import UPDATE_KINDS, Fault, FaultSchedule
 

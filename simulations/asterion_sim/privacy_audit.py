@@ -23,9 +23,9 @@ from asterion_client.local_round import make_workspace
 from asterion_client.private_round import release_privately
 from asterion_server.central_step import central_step_of
 from asterion_server.selection import clip_factor, weight_of
+from asterion_shared.blocks import length
 from asterion_shared.cases import Case
 from asterion_shared.errors import PlanMismatchError
-from asterion_shared.parameters import length
 from asterion_shared.plan import TABLE_MODELS, Plan
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.adaptive_clip import split_noise

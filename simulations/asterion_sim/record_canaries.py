@@ -17,10 +17,10 @@ import torch
 
 from asterion_client.local_round import Workspace, work
 from asterion_shared.algorithms import algorithm_of
+from asterion_shared.blocks import length
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.clipped_gradients import clipped_gradient_sum
 from asterion_shared.messages import Order
-from asterion_shared.parameters import length
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.settings import PrivacySettings
 from asterion_shared.table_columns import table_width

@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from asterion_client.local_round import evaluate, make_workspace
+from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import UserInputError
 from asterion_shared.files import write_atomically
 from asterion_shared.metrics import merge, summarise
 from asterion_shared.parameters import from_bytes, write_vector
-from asterion_shared.plan import AlgorithmSettings, Plan, read_plan
+from asterion_shared.plan import Plan, read_plan
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim import (
     prepare_chest,

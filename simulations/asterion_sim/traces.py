@@ -154,7 +154,7 @@ def _fault(line: TraceLine, where: str) -> Fault:
 
 
 def _recorded(outcome: SiteOutcome) -> Fault | None:
-    if outcome.outcome == "answered":
+    if outcome.outcome == "answered" or outcome.outcome == "quarantined":  # narrows
         return Fault(kind="delay", seconds=outcome.seconds) if outcome.seconds > 0 else None
     if outcome.outcome == "carried":
         return None  # what befell it stands in the round that it was made for

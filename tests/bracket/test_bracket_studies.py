@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.errors import UserInputError
-from asterion_shared.plan import AlgorithmSettings, read_plan
+from asterion_shared.plan import read_plan
 from asterion_sim import bracket_studies
 from asterion_sim.bracket_arms import arms_of
 from asterion_sim.bracket_result import Bracket

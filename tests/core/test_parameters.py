@@ -2,23 +2,31 @@ import math
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+from asterion_shared.blocks import length
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.parameters import (
+    Layout,
+    Vector,
     from_bytes,
     layout_of,
-    length,
+    named_parts,
     read_kept,
     read_vector,
-    to_bytes,
+    take_vector,
     write_kept,
     write_vector,
 )
 from asterion_shared.plan import ParameterPolicy
+
+
+def package_bytes(vector: Vector, layout: Layout) -> bytes:
+    return safetensors.numpy.save(named_parts(vector, layout))
 
 
 def network() -> nn.Module:
@@ -61,7 +69,31 @@ def test_a_vector_survives_the_model_and_the_bytes(seed: int) -> None:
     vector = np.random.default_rng(seed).normal(size=layout.size).astype(np.float32)
     write_vector(model, layout, vector)
     assert read_vector(model, layout).tobytes() == vector.tobytes()
-    assert from_bytes(to_bytes(vector, layout), layout).tobytes() == vector.tobytes()
+    assert from_bytes(package_bytes(vector, layout), layout).tobytes() == vector.tobytes()
+
+
+def test_taking_a_vector_leaves_no_second_copy_and_tied_weights_come_twice() -> None:
+    model, twin = network(), network()
+    twin.load_state_dict(model.state_dict())
+    layout = layout_of(model, ParameterPolicy())
+    assert take_vector(model, layout).tobytes() == read_vector(twin, layout).tobytes()
+    shared = [model.state_dict()[t.name].untyped_storage().nbytes() for t in layout.shared]
+    assert shared == [0] * len(shared)
+
+    tied = nn.Sequential(nn.Linear(2, 2, bias=False), nn.Linear(2, 2, bias=False))
+    tied[1].weight = tied[0].weight
+    nn.init.eye_(tied[0].weight)
+    taken = take_vector(tied, layout_of(tied, ParameterPolicy()))
+    assert taken.tolist() == [1, 0, 0, 1, 1, 0, 0, 1]
+
+
+def test_a_read_only_vector_is_written_into_a_model() -> None:
+    model = network()
+    layout = layout_of(model, ParameterPolicy())
+    vector = np.arange(layout.size, dtype=np.float32)
+    vector.flags.writeable = False
+    write_vector(model, layout, vector)
+    assert read_vector(model, layout).tobytes() == vector.tobytes()
 
 
 def test_writing_shared_weights_leaves_kept_tensors_alone() -> None:
@@ -82,7 +114,7 @@ def test_wrong_lengths_names_and_bytes_are_refused() -> None:
     with pytest.raises(PlanMismatchError, match="shape"):
         write_vector(network(), layout, np.zeros(3, np.float32))
     with pytest.raises(PlanMismatchError, match="missing"):
-        from_bytes(to_bytes(np.zeros(3, np.float32), other), layout)
+        from_bytes(package_bytes(np.zeros(3, np.float32), other), layout)
     with pytest.raises(PlanMismatchError, match="not safetensors"):
         from_bytes(b"\x80\x04pickle", layout)
 

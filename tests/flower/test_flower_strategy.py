@@ -7,9 +7,9 @@ import pytest
 from tests.flower.conftest import make_plan
 
 from asterion_server.flower_strategy import FlowerStep
+from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.parameters import Vector
-from asterion_shared.plan import AlgorithmSettings
 
 STRATEGIES = [
     name

@@ -92,7 +92,7 @@ class Lane:
         self._times_set = 0
         self._queue: deque[tuple[float, bytes]] = deque()
         self._held: list[tuple[float, int, bytes]] = []
-        self._last_due = self._free_at = 0.0
+        self._free_at = 0.0
         self.set(CLEAR)
 
     def set(self, direction: Direction) -> None:
@@ -104,7 +104,6 @@ class Lane:
             self.counters.dropped_by_cut += len(self._queue) + len(self._held)
             self._queue.clear()
             self._held.clear()
-            self._last_due = 0.0
 
     def accept(self, packet: bytes, now: float) -> None:
         """Take a packet that was read at ``now`` and deliver, keep or drop it."""
@@ -137,7 +136,6 @@ class Lane:
             self._free_at = max(now, self._free_at) + len(packet) * 8 / rate
         delay = direction.delay_seconds + (2 * jitter - 1) * direction.jitter_seconds
         due = max(now, self._free_at) + max(delay, 0.0)
-        due = self._last_due = max(due, self._last_due)
         if held:
             self.counters.reordered += 1
             count = self.counters.reordered

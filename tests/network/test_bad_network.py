@@ -162,6 +162,8 @@ def test_a_cut_lets_nothing_through_and_loses_what_was_on_its_way(net: Network) 
     for _ in range(3):
         net.sites["north"].run(send)
     assert result_of(counting)["numbers"] == [*range(10)] * 3
+    time.sleep(0.3)  # until the ten would have come that were cut on their way
+    assert net.counters()["north"].up.delivered == 30
 
 
 @pytest.mark.parametrize(("name", "deaf"), [("half-open-up", "up"), ("half-open-down", "down")])

@@ -138,11 +138,13 @@ def test_grpc_passes_the_proxy_and_outlives_its_cut(net: Network, served: Path) 
         assert min(counters.up_bytes, counters.down_bytes) > 100_000
         middle.refuse(403)
         assert middle.cut() == 1
-        assert echo(1000, 1.0)[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
-        assert middle.counters().refused >= 1
+        until = time.monotonic() + 30
+        # The first call may still go into the tunnel's remains and fail without asking again.
+        while middle.counters().refused == 0:
+            assert time.monotonic() < until
+            assert echo(1000, 0.5)[0] in {"DEADLINE_EXCEEDED", "UNAVAILABLE"}
         middle.refuse(None)
-        # A call that was on its way when the tunnel ended may fail; the next finds a new one.
-        assert "OK" in {echo(1000, 20)[0], echo(1000, 20)[0]}
+        assert echo(1000, 20)[0] == "OK"
         assert middle.counters().cut == 1
         assert middle.counters().open == 1
 

@@ -32,7 +32,7 @@ _RESUMED = re.compile(r"<\.\.\. \w+ resumed>(.*)", re.DOTALL)
 _CALL = re.compile(r"(\w+)\((.*)\) += (-?\d\w*|\?)(.*)", re.DOTALL)
 _UNFINISHED = " <unfinished ...>"
 _DESCRIPTOR = re.compile(r"(-?\d+|AT_FDCWD)(?:<([^>]*)>)?(\(deleted\))?")
-_STRING = re.compile(r'"((?:\\x[0-9a-f]{2})*)"(\.\.\.)?')
+_STRING = re.compile(r'"([^"]*)"(\.\.\.)?')
 _FORKS = {"fork", "vfork", "clone", "clone3"}
 
 

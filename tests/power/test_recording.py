@@ -27,6 +27,10 @@ def name():
 def is_file(path):
     return os.path.isfile(path) and not os.path.islink(path)
 
+def by_a_thread():
+    os.write(open_files[-1], b"from a thread")
+    open_files.append(os.open(name(), os.O_RDWR | os.O_CREAT, 0o600))
+
 def act():
     content = os.urandom(chance.choice([1, 10, 5000]))
     match chance.randrange(16):
@@ -65,13 +69,15 @@ def act():
             if is_file(path := name()):
                 os.unlink(path)
         case 14 if open_files:
-            # A forked process shares the offset; a program started by it holds nothing.
+            # A forked process shares the offset but not the closing; a program that it becomes
+            # holds nothing.
             if (child := os.fork()) == 0:
                 os.write(open_files[-1], b"from the child")
+                os.close(open_files[-1])
                 os.execv("/bin/true", ["true"])
             os.waitpid(child, 0)
         case 15 if open_files:
-            thread = threading.Thread(target=os.write, args=(open_files[-1], b"from a thread"))
+            thread = threading.Thread(target=by_a_thread)
             thread.start()
             thread.join()
 

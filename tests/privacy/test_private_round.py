@@ -18,11 +18,11 @@ from asterion_client.private_round import (
     release_privately,
     train_privately,
 )
+from asterion_shared.blocks import length
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.clipped_gradients import example_losses
 from asterion_shared.errors import DataProblemError, PlanMismatchError
 from asterion_shared.messages import Order, Report
-from asterion_shared.parameters import length
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.network_check import private_method
 from asterion_shared.privacy.secret_stream import SecretStream

@@ -36,11 +36,12 @@ from asterion_client.local_round import make_workspace, work
 from asterion_client.privacy_release import refuse_readable
 from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
+from asterion_shared.blocks import length
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
 from asterion_shared.flower_messages import decode_answer, decode_order
 from asterion_shared.messages import Order, Report
-from asterion_shared.parameters import from_bytes, layout_of, length
+from asterion_shared.parameters import from_bytes, layout_of
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary
 from asterion_shared.tasks import initial_model
@@ -313,12 +314,12 @@ def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
     }  # fmt: skip
     assert set(RoundResult.model_fields) == {
         "round", "asked", "outcomes", "pooled", "sites", "seconds", "bytes_down", "bytes_up",
-        "update_norm", "clip_norm", "deadline_seconds",
+        "update_norm", "clip_norm", "deadline_seconds", "released",
     }  # fmt: skip
     assert set(SiteOutcome.model_fields) == {
         "outcome", "code", "stage", "num_examples", "num_test", "num_bad_files", "num_steps",
         "train_loss", "update_norm", "clipped", "seconds", "bytes_down", "bytes_up",
-        "transfer_seconds", "late_seconds", "made_for",
+        "transfer_seconds", "late_seconds", "made_for", "suspicious_layers",
     }  # fmt: skip
     assert set(SiteSummary.model_fields) == {
         "name", "num_examples", "num_test", "num_bad_files", "manifest_sha256",

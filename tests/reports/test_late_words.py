@@ -68,6 +68,8 @@ def test_a_carried_report_is_neither_missing_nor_of_the_round() -> None:
     assert found.answered == ("a", "b")
     assert found.missing == {"west": "late"}
     assert found.carried == {"south": 1}
+    held = SiteOutcome(outcome="quarantined", made_for=1)
+    assert round_of(3, south=held).carried == {}
     assert found.train_loss == 1.0, "its loss is of an older model"
     assert parts_of_sites([found])["south"].answered == 1
 
@@ -81,15 +83,19 @@ def test_lines_of_the_terminal() -> None:
         "waited for s0, s1, s2 and 4 more (at most 7.0 s), carried over: t0, t1, t2 and 3 more"
     )
     assert late_words(round_of(1)) == ""
-    first = DeadlineDerived(round=1, deadline_seconds=3600.0)
-    assert deadline_line(first) == "round 1: deadline 1 h 0 min, as nothing is measured yet"
-    later = DeadlineDerived(round=3, deadline_seconds=84.0, site="north", site_seconds=28.0)
-    assert deadline_line(later) == (
-        "round 3: deadline 1 min 24 s, from site north, which takes 28.0 s"
+    first = DeadlineDerived(round=1, phase="train", deadline_seconds=3600.0)
+    assert deadline_line(first) == "round 1: deadline 1 h 0 min; nothing is measured yet"
+    later = DeadlineDerived(
+        round=3, phase="train", deadline_seconds=84.0, site="north", site_seconds=28.0
     )
+    assert deadline_line(later) == (
+        "round 3: deadline 1 min 24 s; slowest is site north with 28.0 s"
+    )
+    last = DeadlineDerived(round=6, phase="evaluate", deadline_seconds=60.0)
+    assert deadline_line(last) == "evaluation: deadline 1 min 0 s; nothing is measured yet"
     since = "2026-01-02T14:02:11Z"
     lines = [
-        awaited_line(SiteAwaited(round=3, site="north", state=state, since=since))
+        awaited_line(SiteAwaited(round=3, phase="train", site="north", state=state, since=since))
         for state in ("away", "late", "back")
     ]
     assert lines == [
@@ -101,8 +107,10 @@ def test_lines_of_the_terminal() -> None:
 
 def test_the_printer_and_the_file_take_the_new_events(tmp_path: Path) -> None:
     events = [
-        DeadlineDerived(round=1, deadline_seconds=3600.0),
-        SiteAwaited(round=1, site="north", state="away", since="2026-01-02T14:02:11Z"),
+        DeadlineDerived(round=1, phase="train", deadline_seconds=3600.0),
+        SiteAwaited(
+            round=1, phase="train", site="north", state="away", since="2026-01-02T14:02:11Z"
+        ),
         RoundFinished(round_result=round_of(1, north=waited(3.0))),
     ]
     stream = io.StringIO()
@@ -118,7 +126,7 @@ def test_the_printer_and_the_file_take_the_new_events(tmp_path: Path) -> None:
 
 def test_an_event_behind_many_others_is_appended_to_whole_lines(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
-    event = DeadlineDerived(round=1, deadline_seconds=3600.0)
+    event = DeadlineDerived(round=1, phase="train", deadline_seconds=3600.0)
     append_event(path, event)
     line = path.read_bytes()
     path.write_bytes(line * 2000 + b"x" * 200_000)  # a torn line longer than a block

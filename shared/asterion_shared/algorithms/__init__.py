@@ -9,9 +9,9 @@ from functools import partial
 
 import torch
 
+from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.algorithms import fedavg, fedprox
 from asterion_shared.parameters import Vector
-from asterion_shared.plan import AlgorithmSettings
 
 SiteGradient = Callable[[Sequence[torch.nn.Parameter], Sequence[torch.Tensor]], None]
 CentralStep = Callable[[Vector, Vector], Vector]

@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import RLock
 
 from asterion_shared.errors import DiskProblemError
-from asterion_shared.files import sync_folder
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.link.parcels import CHUNK_BYTES, HASH_BYTES, INLINE_BYTES, Part
 
 Buffer = bytes | bytearray | memoryview
@@ -56,7 +56,7 @@ class BlobStore:
         self._arriving: dict[str, _Arriving] = {}
         self._known: dict[bytes, tuple[str, int]] = {}
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
         except OSError as error:
             raise _problem(folder, error) from error
         for path in folder.glob("*.chunks"):
@@ -159,7 +159,9 @@ class BlobStore:
         return read_chunk(self.folder, part, number)
 
     def view(self, part: Part) -> memoryview:
-        """The bytes of a whole part, read-only; a large one is mapped, not read.
+        """The bytes of a whole part; a large one is mapped, not read.
+
+        The mapping is private: whoever writes to it changes no file.
 
         Raises:
             FileNotFoundError: the part is not here, or no longer.
@@ -167,7 +169,7 @@ class BlobStore:
         if part.inline is not None:
             return memoryview(part.inline)
         with self._path(part).open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
 
     def keep_only(self, parts: Iterable[Part]) -> None:
         """Remove every other part, whole or arriving. Views that are open stay good."""

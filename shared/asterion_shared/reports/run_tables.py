@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from asterion_shared.absences import MOST_NAMED_SITES, round_words
+from asterion_shared.absences import MOST_NAMED_SITES, quarantine_sentences, round_words
 from asterion_shared.messages import REASON_CODES
 from asterion_shared.plan import Plan
 from asterion_shared.reports import metric_words
@@ -191,13 +191,15 @@ def absences(result: Result) -> dict[str, Any]:
         for site, outcome in round_.outcomes.items():
             if site in missing:
                 rounds.setdefault((site, _absence(outcome)), []).append(round_.round)
+    told = [f"{s[0].upper()}{s[1:]}." for s in quarantine_sentences(result.rounds)]
+    told += _skipped(result)
     if len(rounds) > MOST_SENTENCES:
-        return {"faults": _skipped(result), "absence_rows": _absence_rows(rounds)}
+        return {"faults": told, "absence_rows": _absence_rows(rounds)}
     sentences = []
     for (site, absence), numbers in sorted(rounds.items()):
         what, why = _absence_words(absence)
         sentences.append(f"Site {site}: {what} {round_words(numbers)}: {why}.")
-    return {"faults": sentences + _skipped(result), "absence_rows": []}
+    return {"faults": sentences + told, "absence_rows": []}
 
 
 def _absence(outcome: SiteOutcome) -> Absence:
@@ -206,7 +208,10 @@ def _absence(outcome: SiteOutcome) -> Absence:
 
 def _absence_words(absence: Absence) -> tuple[str, str]:
     outcome, code, stage = absence
-    words = "it had not answered at the deadline" if outcome == "late" else "no reason is known"
+    words = {
+        "late": "it had not answered at the deadline",
+        "quarantined": "its update was unlike those of the other sites",
+    }.get(outcome, "no reason is known")
     coded = f" [{code}]" if code else ""
     return outcome + (f" while {stage}" if stage else ""), REASON_CODES.get(code, words) + coded
 

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from asterion_shared.absences import quarantine_sentences
 from asterion_shared.events import (
     DeadlineDerived,
     Event,
@@ -133,12 +134,12 @@ class RoundPrinter:
 def deadline_line(event: DeadlineDerived) -> str:
     """A derived deadline and where it is from.
 
-    For example ``round 3: deadline 1 min 24 s, from site north, which takes 28.0 s``.
+    For example ``round 3: deadline 1 min 24 s; slowest is site north with 28.0 s``.
     """
-    what = f"round {event.round}: deadline {in_time(event.deadline_seconds)}"
+    what = f"{_work(event)}: deadline {in_time(event.deadline_seconds)}"
     if event.site is None:
-        return f"{what}, as nothing is measured yet"
-    return f"{what}, from site {event.site}, which takes {in_time(event.site_seconds)}"
+        return f"{what}; nothing is measured yet"
+    return f"{what}; slowest is site {event.site} with {in_time(event.site_seconds)}"
 
 
 def awaited_line(event: SiteAwaited) -> str:
@@ -152,7 +153,13 @@ def awaited_line(event: SiteAwaited) -> str:
         "late": f"waiting for site {event.site}, past the deadline, at work since {since}",
         "back": f"site {event.site} is back, it was away since {since}",
     }
-    return f"round {event.round}: {words[event.state]}"
+    return f"{_work(event)}: {words[event.state]}"
+
+
+def _work(event: DeadlineDerived | SiteAwaited) -> str:
+    """What an order is for: the count comes before round 1, the evaluation after the last."""
+    names = {"count": "count", "evaluate": "evaluation"}
+    return names.get(event.phase, f"round {event.round}")
 
 
 def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
@@ -183,6 +190,7 @@ def round_line(result: RoundResult, task: TaskName, planned: int) -> str:
         parts.append(f"[yellow]missing: {escape(missing_words(result.missing))}[/]")
     if late := late_words(result):
         parts.append(f"[yellow]{escape(late)}[/]")
+    parts += [f"[yellow]{escape(sentence)}[/]" for sentence in quarantine_sentences([result])]
     return "  ".join(parts)
 
 

@@ -11,11 +11,12 @@ import torch
 from asterion_client.local_round import Workspace, evaluate, make_workspace, work
 from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_server.selection import clip_factor, weight_of
+from asterion_shared.blocks import length
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import DataProblemError, OrderRefusedError
 from asterion_shared.messages import Answer, NoReport, Order, PartialFold, Report
 from asterion_shared.metrics import Statistic
-from asterion_shared.parameters import length, write_vector
+from asterion_shared.parameters import write_vector
 from asterion_shared.plan import Plan
 from asterion_shared.tasks.batches import require_usable
 from asterion_shared.tasks.prediction import model_predictor
