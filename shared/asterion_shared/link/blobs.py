@@ -95,7 +95,7 @@ class BlobStore:
                 copy = self._copy_of(part.hash_of(number))
                 if copy is not None:
                     self._put(arriving, part, number, copy)
-            if len(absent) and all(arriving.have):
+            if all(arriving.have):  # also where a process died before it gave the part its name
                 self.sync(part)
             return [n for n in absent if not arriving.have[n]]
 
