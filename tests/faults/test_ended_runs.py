@@ -1,6 +1,5 @@
 """How a run under the link ends, and what must be gone then."""
 
-import threading
 from pathlib import Path
 
 import pytest
@@ -9,15 +8,14 @@ from tests.faults.kill_cases import matrix_plan
 from asterion_server import coordinator
 from asterion_server.coordinator import MOST_DEATHS, LinkCoordinator
 from asterion_server.keys import Provisioned, provision
-from asterion_server.link_paths import blobs_of_orders, blobs_of_reports, database_url
-from asterion_server.link_reclaim import collect_reports, reclaim_run, runs_with_orders
+from asterion_server.link_paths import blobs_of_orders, database_url
+from asterion_server.link_reclaim import reclaim_run, runs_with_orders
 from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.errors import AsterionError
 from asterion_shared.events import RunFinished, RunStarted, append_event, told_the_end
 from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.parcels import Parcel, Part
-from asterion_shared.link.refusals import LinkRefusedError
 from asterion_shared.result import Result, Status, write_result
 from asterion_shared.settings_files import validate
 
@@ -91,38 +89,6 @@ def test_a_run_with_a_result_that_nobody_was_told_has_not_ended(tmp_path: Path) 
     assert folder.has_ended
     write_result(result_of("stopped"), folder.result)
     assert not folder.has_ended
-
-
-def test_a_report_is_not_stored_while_its_parts_may_go(made: Provisioned) -> None:
-    store = LinkStore(database_url(made))
-    order = post(store, made, "a")
-    reports = BlobStore(blobs_of_reports(made.folder, "north"))
-    report = Parcel((Part(1, b"x"), reports.add(DATA)))
-    told: list[str] = []
-
-    def submit() -> None:
-        try:
-            store.store_report(order.key, report, reports.holds)
-        except LinkRefusedError as error:
-            told.append(error.code)
-
-    late = threading.Thread(target=submit)
-    with store.settled_reports("north") as parts:
-        assert parts == []
-        late.start()
-        late.join(0.3)
-        assert late.is_alive()  # it waits
-        reports.remove(report.stored)
-    late.join(10)
-    assert told == ["chunks_missing"]
-    assert store.report(order.key) is None
-    again = Parcel((Part(1, b"x"), reports.add(DATA)))
-    assert not store.store_report(order.key, again, reports.holds)
-    collect_reports(store, made.folder)
-    assert reports.holds(again.parts[1])
-    reclaim_run(store, made.folder, "a")
-    assert not reports.holds(again.parts[1])
-    store.close()
 
 
 def test_a_run_that_is_reclaimed_leaves_the_others(made: Provisioned) -> None:

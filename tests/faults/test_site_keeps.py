@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from tests.faults.kill_cases import matrix_plan
 
-from asterion_client import link_session
 from asterion_client.link_session import LinkOrder, LinkSession
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_client.stored_reports import StoredReport, site_blobs, stored_parts
@@ -77,10 +76,7 @@ def test_parts_of_a_report_on_its_way_are_in_use(session: LinkSession, tmp_path:
     assert session.parts_in_use() == [asked, answer]
 
 
-def test_an_order_that_could_not_be_carried_out_comes_again(
-    session: LinkSession, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(link_session, "RETRY_SECONDS", (0.05,))
+def test_an_order_that_could_not_be_carried_out_comes_again(session: LinkSession) -> None:
     order = LinkOrder(bytes(32), wire.Order(key=bytes(32)), Parcel((Part(1, b"x"),)))
-    session.fetch_again(order)
+    session.again(order, 0.05)
     assert session._to_fetch.get(timeout=10) is order
