@@ -8,6 +8,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.messages import Phase
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
@@ -100,12 +101,15 @@ def append_event(path: Path, event: Event) -> None:
         DiskProblemError: the disk is full or not writable.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        new = not path.exists()
         with path.open("a+b") as file:
             file.truncate(_whole_bytes(file))
             file.write(event_line(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
