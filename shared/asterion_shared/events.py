@@ -134,8 +134,16 @@ def told_the_end(path: Path) -> bool:
 
 
 def _whole_bytes(file: BinaryIO) -> int:
-    """Bytes up to the last line's end."""
-    return _line_start(file, file.seek(0, os.SEEK_END))
+    """Bytes up to the end of the last whole line."""
+    end = _line_start(file, file.seek(0, os.SEEK_END))
+    start = _line_start(file, end - 1)
+    file.seek(start)
+    return start if _is_torn(file.read(max(end - start, 0))) else end
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a power cut left zeros in a line, whose end it may have kept; only of the last."""
+    return b"\0" in line
 
 
 def _line_start(file: BinaryIO, end: int) -> int:
@@ -165,6 +173,8 @@ def read_events(path: Path) -> list[Event]:
     except OSError as error:
         raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
     lines = content[: content.rfind(b"\n") + 1].splitlines()
+    if lines and _is_torn(lines[-1]):
+        lines.pop()
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 

@@ -23,7 +23,7 @@ from unittest import mock
 
 import numpy as np
 
-from asterion_server import link_server, round_log, rounds
+from asterion_server import checkpoint, link_server, round_log, rounds
 from asterion_server.checkpoint import Checkpoint
 from asterion_server.link_grid import LinkGrid
 from asterion_server.link_server import LinkService
@@ -170,7 +170,8 @@ class PlayedSites:
         self.say("receipt", site, round_, key, to_wire(parcel).SerializeToString().hex())
 
     def _next(self, site: str) -> wire.Notice:
-        return self._until_done(anext(self._sessions[site]))
+        notice: wire.Notice = self._until_done(anext(self._sessions[site]))
+        return notice
 
     def _until_done(self, awaitable: Any) -> Any:
         return self.loop.run_until_complete(awaitable)
@@ -275,7 +276,7 @@ def carry_on(folder: Path, say: Say) -> list[str]:
             plan = parse_plan(run.plan_file.read_text(), "the plan")
             sites.open(sites_of(plan))
             cohort = LiveCohort(grid, open_orders=run.path / "open_orders.json")
-            with mock.patch.object(rounds, "store", _telling(rounds.store, say)):
+            with mock.patch.object(rounds, "store", _telling(checkpoint.store, say)):
                 result = rounds.run_rounds(
                     plan, cohort, run.path, run=RUN, expected_sites=sites_of(plan), carrier="link",
                     emit=lambda event: append_event(run.events, event),
@@ -299,9 +300,9 @@ def carry_on(folder: Path, say: Say) -> list[str]:
 def _telling(
     store: Callable[[Checkpoint, Path], Checkpoint], say: Say
 ) -> Callable[[Checkpoint, Path], Checkpoint]:
-    def stored(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-        found = store(checkpoint, folder)
-        say("checkpoint", checkpoint.round)
+    def stored(given: Checkpoint, folder: Path) -> Checkpoint:
+        found = store(given, folder)
+        say("checkpoint", given.round)
         return found
 
     return stored

@@ -39,10 +39,10 @@ SECTIONS: dict[str, dict[str, Any]] = {
     "kept": {"parameters": {"keep": ["*bias"]}},
     "rounded": {"parameters": {"keep": ["*bias"]}, "transport": BF16},
     "noised": {"privacy": NOISE | {"protects": "site"}},
-    "noised and rounded": {"privacy": NOISE | {"protects": "site"}, "transport": BF16},
+    "noised-rounded": {"privacy": NOISE | {"protects": "site"}, "transport": BF16},
     "records": {"privacy": RECORDS, "data": {"scale": {"a": [0.5, 1.0], "b": [0.0, 1.0]}}},
 }
-PRIVATE = ("noised", "noised and rounded", "records")
+PRIVATE = ("noised", "noised-rounded", "records")
 
 
 def plan_of(name: str) -> Plan:
@@ -148,11 +148,12 @@ def charged(folder: Path) -> list[tuple[int, str]]:
 
 
 def main() -> None:
-    """The recorded program: the site's folder and the plan's name."""
+    """The recorded program: a folder with sites, and the plans that they are named after."""
+    for plan in sys.argv[2:]:
 
-    def say(one: Answered) -> None:
-        sys.stdout.write(f"{one.round} {one.sent} {one.work} {one.payload}\n")
-        sys.stdout.flush()
+        def say(one: Answered, plan: str = plan) -> None:
+            sys.stdout.write(f"{plan} {one.round} {one.sent} {one.work} {one.payload}\n")
+            sys.stdout.flush()
 
-    with small_chunks():
-        carry_on(Path(sys.argv[1]), orders_of(plan_of(sys.argv[2])), 1, say)
+        with small_chunks():
+            carry_on(Path(sys.argv[1], plan), orders_of(plan_of(plan)), 1, say)
