@@ -5,6 +5,7 @@ operator hands over (by hand, not by mail). Private keys have mode 0600.
 """
 
 import ipaddress
+import os
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from pydantic import Field
 
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
-from asterion_shared.files import write_atomically
+from asterion_shared.files import make_folder, sync_folder, write_atomically
 from asterion_shared.link.identity import SITE_URI
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Settings, read_toml, validate
@@ -370,10 +371,14 @@ def _write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read; it never exists with a wider mode."""
     part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         part.unlink(missing_ok=True)
         part.touch(0o600, exist_ok=False)
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
