@@ -1,4 +1,4 @@
-"""The self-check of the connection over stock Flower: what a wrong address, key or certificate is told."""
+"""The self-check of a connection over stock Flower: a wrong address, key or certificate."""
 
 import datetime
 import ipaddress
