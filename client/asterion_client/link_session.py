@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from queue import Empty, Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -124,7 +124,7 @@ class LinkSession:
         self._to_send: Queue[tuple[LinkOrder, Parcel]] = Queue()
         self.standing = Standing(connected=False, last_contact=None, refused="")
         self._stub: service.LinkStub | None = None
-        self._call: grpc.Future | None = None
+        self._call: Any = None
         self._threads = [
             threading.Thread(target=work, daemon=True, name=work.__name__)
             for work in (self._attend, self._fetch, self._send)

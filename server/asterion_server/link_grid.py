@@ -18,6 +18,7 @@ from flwr.serverapp import Grid
 
 from asterion_server.flower_server_compat import NodeInfo, Run, ensure_task_identity
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports
+from asterion_server.link_reclaim import reclaim_run
 from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.link_wake import Bell, address_of
 from asterion_shared.link.blobs import BlobStore, Buffer
@@ -54,8 +55,7 @@ class LinkGrid(Grid):
 
     def close(self) -> None:
         """Remove what the run left in the queue; call it when the run is over for good."""
-        self._store.reclaim(self._name, 2**31 - 1)
-        self._collect()
+        reclaim_run(self._store, self._folder, self._name)
         self._bell.close()
 
     @property
@@ -198,13 +198,10 @@ class LinkGrid(Grid):
             return
         self._reclaimed = round_
         self._store.reclaim(self._name, round_ - self._most_stale, keep=self._pushed)
-        self._collect()
-        reached("C7")
-
-    def _collect(self) -> None:
         self._last = None
         self._orders.keep_only(self._store.order_parts(self._name))
         self._bell.ring(self._link)  # the link removes reports' parts, which are its own
+        reached("C7")
 
 
 def node_number(site: str) -> int:

@@ -29,6 +29,7 @@ from asterion_server.selection import open_orders, select, selected
 from asterion_shared.blocks import distance
 from asterion_shared.errors import PrivacyProofError, QuorumLostError, RunStoppedError
 from asterion_shared.events import Listener, RoundFinished, RunFinished, RunStarted, ignore
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import (
     Answer,
     Cohort,
@@ -221,6 +222,7 @@ class _Loop:
             model=model,
         )
         written = write_result(result, self.folder / "result.json")
+        reached("C8")
         self.emit(RunFinished(result=written))
         return written
 
@@ -300,6 +302,7 @@ class _Loop:
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
+        reached("C5")
         norm = distance(self.weights, before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)

@@ -129,9 +129,9 @@ class LinkQueue:
         """See :class:`RunQueue`."""
         if not folder.launch_file.exists():
             return "unknown"
-        if folder.is_carried_out:
-            return "running"  # until its last event is told, though its result may be there
-        return "ended" if folder.has_ended else "waiting"
+        if folder.has_ended:
+            return "ended"
+        return "running" if folder.is_carried_out else "waiting"
 
     def submit(self, folder: RunFolder, wanted: Launch) -> None:
         """See :class:`RunQueue`."""
