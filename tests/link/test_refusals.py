@@ -139,7 +139,7 @@ def test_unknown_foreign_and_late_orders(link: Loopback, refused) -> None:
         lambda: other.stub.Offer(report(key, parcel)),
         lambda: list(other.stub.Download(wire.Wanted(key=key, part=1, chunks=[0]))),
     ):
-        refused("foreign", work, "south")
+        refused("unknown_order", work, "south")
     short = link.post(grid, "north", 2, ttl_seconds=0.2)
     time.sleep(0.25)
     refused("order_over", lambda: site.stub.Submit(report(short, parcel)))
