@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from asterion_client.check_data import check_data
+from asterion_client.daemon import site_proxy
 from asterion_client.identities import read_identities
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_shared.connection_check import check_connection
@@ -175,13 +176,13 @@ def _check_connection(
                 where="connection.peers", what=f"{error.path} {error.what}", fix=error.fix
             )
     if not missing:
-        yield from _check_handshake(connection.address, folder / connection.root_certificate)
+        yield from _check_handshake(connection, folder / connection.root_certificate)
 
 
-def _check_handshake(address: str, root_certificate: Path) -> Iterator[Problem]:
-    """Connect and shake hands as the daemon will: name, port, certificate."""
+def _check_handshake(connection: ConnectionSettings, root_certificate: Path) -> Iterator[Problem]:
+    """Connect and shake hands as the daemon will: name, proxy, port, certificate."""
     try:
-        check_connection(address, root_certificate)
+        check_connection(connection.address, root_certificate, proxy=site_proxy(connection))
     except FileProblemError as error:
         yield Problem(
             where="connection.root_certificate", what=f"{error.path} {error.what}", fix=error.fix

@@ -8,24 +8,26 @@ from pathlib import Path
 from threading import Event
 
 from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
-from asterion_shared.connection_check import check_connection
+from asterion_shared.connection_check import check_connection, split_address
 from asterion_shared.errors import (
     ConnectionProblemError,
     DiskProblemError,
     FileProblemError,
     UnreachableError,
 )
+from asterion_shared.http_proxy import proxy_of
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A site's connection with its paths made absolute."""
+    """A site's connection with its paths made absolute; ``proxy`` is on the way, or None."""
 
     address: str
     root_certificate: Path
     private_key: Path
+    proxy: str | None = None
 
 
 def connection_of(settings: SiteSettings, folder: Path) -> Connection:
@@ -48,7 +50,13 @@ def connection_of(settings: SiteSettings, folder: Path) -> Connection:
             raise FileProblemError(path, "no such file", "get it from the coordinator's operator")
     if key.stat().st_mode & 0o077:
         raise FileProblemError(key, "others can read this private key", f"chmod 600 {key}")
-    return Connection(given.address, folder / given.root_certificate, key)
+    return Connection(given.address, folder / given.root_certificate, key, site_proxy(given))
+
+
+def site_proxy(connection: ConnectionSettings) -> str | None:
+    """The proxy between a site and its coordinator: as the settings say, or the environment."""
+    host, _ = split_address(connection.address)
+    return proxy_of(host, connection.proxy)
 
 
 def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> None:
@@ -69,8 +77,7 @@ def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> 
     settings, folder = read_site_settings(site_toml), site_toml.resolve().parent
     connection, given = connection_of(settings, folder), settings.connection
     assert given is not None  # noqa: S101  # it has a connection
-    if given.proxy is None:  # behind one, only the link itself can tell
-        _wait_for_coordinator(connection, wait_seconds, say, stop)
+    _wait_for_coordinator(connection, wait_seconds, say, stop)
     if stop.is_set():
         return
     state = folder / settings.state_folder
@@ -95,7 +102,9 @@ def _wait_for_coordinator(
     until, told = time.monotonic() + wait_seconds, False
     while not stop.is_set():
         try:
-            check_connection(connection.address, connection.root_certificate)
+            check_connection(
+                connection.address, connection.root_certificate, proxy=connection.proxy
+            )
         except UnreachableError as error:
             if time.monotonic() >= until:
                 raise

@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 
 from asterion_shared.errors import ConnectionProblemError, FileProblemError, UnreachableError
+from asterion_shared.http_proxy import open_tunnel
 
 TIMEOUT_SECONDS = 10.0
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)
@@ -24,12 +25,13 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def check_connection(address: str, root_certificate: Path) -> None:
+def check_connection(address: str, root_certificate: Path, *, proxy: str | None = None) -> None:
     """Shake hands with the coordinator over TLS and hang up.
 
     Args:
         address: ``host:port``.
         root_certificate: PEM file of the authority that signed the coordinator's certificate.
+        proxy: on the way there, as :func:`asterion_shared.http_proxy.proxy_of` gives it.
 
     Raises:
         FileProblemError: the certificate's file is missing or no certificate.
@@ -40,7 +42,7 @@ def check_connection(address: str, root_certificate: Path) -> None:
     context = _context(root_certificate)
     try:
         with (
-            socket.create_connection((host, port), TIMEOUT_SECONDS) as raw,
+            _connect(host, port, proxy) as raw,
             context.wrap_socket(raw, server_hostname=host),
         ):
             return
@@ -51,14 +53,23 @@ def check_connection(address: str, root_certificate: Path) -> None:
         raise ConnectionProblemError(msg) from None
     except socket.gaierror:
         msg = f"the name {host!r} is not known; check the address {address}"
+        if proxy is not None:
+            msg = f"the name of the proxy on the way to {address} is not known; check its address"
         raise UnreachableError(msg) from None
     except OSError as error:
         why = "timed out" if isinstance(error, TimeoutError) else (error.strerror or "no answer")
+        where = "" if proxy is None else "the proxy, "
         msg = (
             f"the coordinator at {address} cannot be reached ({why.lower()}); check that it is "
-            "running, the address, and the firewall"
+            f"running, the address, {where}and the firewall"
         )
         raise UnreachableError(msg) from None
+
+
+def _connect(host: str, port: int, proxy: str | None) -> socket.socket:
+    if proxy is not None:
+        return open_tunnel(proxy, host, port, TIMEOUT_SECONDS)
+    return socket.create_connection((host, port), TIMEOUT_SECONDS)
 
 
 def _context(root_certificate: Path) -> ssl.SSLContext:

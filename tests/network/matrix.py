@@ -359,7 +359,7 @@ def plays(matrix: Matrix) -> Iterator[tuple[str, Callable[[], Line]]]:
 
 def main() -> int:
     """Play the cases and write what became of them; 1 when one did not come out as it must."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="The network matrix over the link.")
     parser.add_argument("--out", type=Path, default=Path("runs/faults/network.json"))
     parser.add_argument("--only", default="*", help="names of cases, with * and ?")
     given = parser.parse_args()
