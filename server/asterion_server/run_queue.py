@@ -129,9 +129,9 @@ class LinkQueue:
         """See :class:`RunQueue`."""
         if not folder.launch_file.exists():
             return "unknown"
-        if folder.is_carried_out:
-            return "running"  # its result may be there; what it tells of it comes after
-        return "ended" if folder.has_ended else "waiting"
+        if folder.has_ended:
+            return "ended"
+        return "running" if folder.is_carried_out else "waiting"
 
     def submit(self, folder: RunFolder, wanted: Launch) -> None:
         """See :class:`RunQueue`."""
