@@ -8,16 +8,20 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo test test-slow test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport
+.PHONY: proto demo test test-slow test-faults test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
 
 test: $(INSTALLED)  ## every test but the nightly ones, live federations included
-	$(BIN)/python -m pytest -m "not nightly"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "live and not nightly"
 
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0
+
+test-faults: $(INSTALLED)  ## processes killed at every step of the protocol, alone and in pairs
+	$(BIN)/python -m tests.faults.kill_matrix --out runs/faults
 
 test-fast: $(INSTALLED)  ## without real Flower processes and without what takes minutes
 	$(BIN)/python -m pytest -m "not live and not slow and not nightly"
@@ -42,6 +46,9 @@ studies: $(INSTALLED)  ## the table of the README, on the data in $$ASTERION_DAT
 
 bench-simulation: $(INSTALLED) $(PEERS)  ## our simulator beside its peers: the table of docs/performance.md
 	$(BIN)/python simulations/bench/bench_simulation.py $(BENCH)
+
+bench-link: $(INSTALLED)  ## our link beside stock Flower: an empty round, a model of 200 MB
+	$(BIN)/python simulations/bench/bench_link.py
 
 bench-curves: $(INSTALLED)  ## limits of the machine; cost by sites, model and cohort
 	$(BIN)/python simulations/bench/limits.py

@@ -36,6 +36,9 @@ from asterion_shared.link.records import pack, unpack
 
 LOG = logging.getLogger("asterion.site")
 READY = "the runner is ready"
+AGAIN_SECONDS = 15.0
+"""Pause before an order is tried again that could not be answered, such as on a full disk."""
+
 STATUS_SECONDS = 5.0
 """How often the status file is written at least."""
 
@@ -99,7 +102,9 @@ class LinkRunner:
             report = pack(reply.content, self._blobs.add, lossless=order.content.lossless)
         except (AsterionError, ValueError, OSError) as error:
             # The app answers for its own mistakes; this is the disk's, or a hostile order's.
-            LOG.warning("an order was lost: %s", describe(error, "internal_error"))
+            why = describe(error, "internal_error")
+            LOG.warning("an order waits for %.0f s: %s", AGAIN_SECONDS, why)
+            self.session.again(order, AGAIN_SECONDS)
             return
         finally:
             self._working = ""
@@ -123,18 +128,20 @@ class LinkRunner:
         self._write_status(standing)
 
     def _write_status(self, standing: Standing) -> None:
-        write_status(
-            self._state,
-            SiteStatus(
-                site=self._settings.name,
-                connected=standing.connected,
-                last_contact=standing.last_contact,
-                refused=standing.refused,
-                working=self._working,
-                started=self._started,
-                written=time.time(),
-            ),
+        status = SiteStatus(
+            site=self._settings.name,
+            connected=standing.connected,
+            last_contact=standing.last_contact,
+            refused=standing.refused,
+            working=self._working,
+            started=self._started,
+            written=time.time(),
         )
+        try:
+            write_status(self._state, status)
+        except DiskProblemError as error:
+            # The session goes on; a status that nobody writes says by its age that it is not well.
+            LOG.error("the status cannot be written: %s", error)  # noqa: TRY400
 
 
 def _lock(state: Path) -> TextIO:

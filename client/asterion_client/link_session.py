@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from queue import Empty, Queue
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
 
@@ -28,6 +28,7 @@ from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.channel import WIRE_FORMAT, open_channel
 from asterion_shared.link.identity import Identity
 from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
+from asterion_shared.link.records import stored_parts
 from asterion_shared.link.refusals import code_of
 from asterion_shared.link.steps import reached
 
@@ -63,12 +64,14 @@ class LinkOrder:
         order: as it came, without the bytes of its large parts.
         content: its parcel.
         over: set when nobody wants its report any more.
+        report: what is to be sent; None: nothing yet.
     """
 
     key: bytes
     order: wire.Order
     content: Parcel
     over: threading.Event = field(default_factory=threading.Event)
+    report: Parcel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,7 @@ class LinkSession:
         self._to_send: Queue[tuple[LinkOrder, Parcel]] = Queue()
         self.standing = Standing(connected=False, last_contact=None, refused="")
         self._stub: service.LinkStub | None = None
+        self._call: Any = None
         self._threads = [
             threading.Thread(target=work, daemon=True, name=work.__name__)
             for work in (self._attend, self._fetch, self._send)
@@ -135,6 +139,8 @@ class LinkSession:
         """End the session; orders in work are left as they are."""
         self._stopping.set()
         self._up.set()
+        if self._call is not None:
+            self._call.cancel()
 
     def next_order(self, seconds: float) -> LinkOrder | None:
         """The next order whose chunks are all here; None when there is none in time."""
@@ -145,12 +151,21 @@ class LinkSession:
 
     def send(self, order: LinkOrder, report: Parcel) -> None:
         """Have a report sent; its parts are stored already."""
+        order.report = report
         self._to_send.put((order, report))
 
+    def again(self, order: LinkOrder, seconds: float) -> None:
+        """Hand an order out once more after a pause; its chunks are looked for anew."""
+        timer = threading.Timer(seconds, self._to_fetch.put, (order,))
+        timer.daemon = True
+        timer.start()
+
     def parts_in_use(self) -> list[Part]:
-        """The stored parts of orders that are not answered yet."""
+        """The stored parts of orders that are not answered yet, and of their reports."""
         with self._lock:
-            return [part for order in self._orders.values() for part in order.content.stored]
+            orders = list(self._orders.values())
+        reports = [order.report for order in orders if order.report is not None]
+        return stored_parts([*(order.content for order in orders), *reports])
 
     def _attend(self) -> None:
         failures = 0
@@ -164,7 +179,7 @@ class LinkSession:
                     self._listen(service.LinkStub(session))  # type: ignore[no-untyped-call]
                 except grpc.RpcError as error:
                     refused = _code(error)
-                    if refused:
+                    if refused and not self._stopping.is_set():
                         LOG.warning("the coordinator refused this site (%s)", refused)
                     elif self._up.is_set():
                         LOG.info("the session ended: %s", _words(error))
@@ -178,7 +193,7 @@ class LinkSession:
         return open_channel(self._settings.address, self._identity, proxy=self._settings.proxy)
 
     def _listen(self, stub: service.LinkStub) -> None:
-        call = stub.Attend(self._hello, wait_for_ready=False)
+        self._call = call = stub.Attend(self._hello, wait_for_ready=False)
         silent = _Watchdog(call.cancel)
         try:
             for notice in call:

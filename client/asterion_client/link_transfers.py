@@ -1,6 +1,7 @@
 """When and how fast a site moves bytes: its own rate cap and its hours."""
 
 import datetime
+import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -22,13 +23,15 @@ class RateCap:
     ) -> None:
         self._rate, self._now, self._pause = bytes_per_second, now, pause
         self._free_at = now()
+        self._lock = threading.Lock()
 
     def moved(self, num_bytes: int) -> None:
         """Note bytes that were moved; return when the next may be."""
         if self._rate is None:
             return
-        self._free_at = max(self._free_at, self._now()) + num_bytes / self._rate
-        wait = self._free_at - self._now()
+        with self._lock:  # two threads move bytes
+            self._free_at = max(self._free_at, self._now()) + num_bytes / self._rate
+            wait = self._free_at - self._now()
         if wait > 0:
             self._pause(wait)
 

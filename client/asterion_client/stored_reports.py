@@ -78,13 +78,17 @@ class StoredReport:
     def store(self, report: Report) -> None:
         """Keep a report; durable when it returns. Those of older rounds go.
 
+        Whoever asks for the closing evaluation has the last round's model in a checkpoint, so then
+        no training is asked for again.
+
         Raises:
             DiskProblemError: the disk is full or not writable.
         """
         parcel = pack(encode_report(report), self._blobs.add)
         write_atomically(self._path, to_wire(parcel).SerializeToString())
+        kept = 1 if self._order.phase == "evaluate" else KEPT_ROUNDS
         for path in self._path.parent.glob(f"*{SUFFIX}"):
-            if int(path.name.split("-")[0]) <= self._order.round - KEPT_ROUNDS:
+            if int(path.name.split("-")[0]) <= self._order.round - kept:
                 path.unlink()
 
 

@@ -26,6 +26,7 @@ from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError, PrivacyProofError
 from asterion_shared.files import make_folder, sync_folder
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import Order, order_sha256
 
 
@@ -90,6 +91,7 @@ def note_asked(path: Path, round_: int, sites: Sequence[str], asking: str = "") 
         sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    reached("C1")
 
 
 def times_asked(path: Path) -> dict[str, int]:

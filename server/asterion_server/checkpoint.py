@@ -11,6 +11,7 @@ from asterion_server.round_log import FinalRounds, logged, read_final
 from asterion_shared.blocks import Array
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.files import write_parts_atomically
+from asterion_shared.link.steps import reached
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
 from asterion_shared.result import RoundResult, SiteSummary
@@ -97,6 +98,7 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     arrays |= {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
     newest = folder / f"round-{checkpoint.round:06d}.safetensors"
     write_parts_atomically(newest, file_parts(arrays, {"facts": json.dumps(facts)}))
+    reached("C6")
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
     weights = checkpoint.weights

@@ -10,6 +10,9 @@ from types import TracebackType
 from typing import Protocol, Self
 
 from asterion_server.keys import Provisioned
+from asterion_server.link_paths import database_url
+from asterion_server.link_reclaim import reclaim_run, runs_with_orders
+from asterion_server.link_store import LinkStore
 from asterion_server.run_folder import RunFolder
 from asterion_server.run_queue import launched_runs
 from asterion_shared.child_process import Service
@@ -69,12 +72,14 @@ class _Carried:
     Attributes:
         folder: the run's.
         service: its process.
+        is_dead: whether it is known to be dead, and not started again yet.
         deaths: how often it died since the last finished round.
         round: the newest checkpoint at the last death.
     """
 
     folder: RunFolder
     service: Service
+    is_dead: bool = False
     deaths: int = 0
     round: str = field(default="")
 
@@ -92,6 +97,8 @@ class LinkCoordinator:
         command = [sys.executable, "-m", "asterion_server.link_server", "--folder", folder]
         self.link = Service("link", command, made.folder / "logs" / "link.log")
         self._runs: dict[str, _Carried] = {}
+        self._over: dict[str, tuple[int, bool]] = {}
+        """How runs stood that have ended; so their results are read once."""
 
     def __enter__(self) -> Self:
         """Start the link and wait until it answers.
@@ -102,6 +109,7 @@ class LinkCoordinator:
             DiskProblemError: the folder is not writable.
         """
         check_port(self.made.settings.listen, self.made.settings.port)
+        self._reclaim_ended()
         try:
             self.link.start()
             wait_until_up(self.made, self.link)
@@ -128,8 +136,41 @@ class LinkCoordinator:
             for name in list(self._runs):
                 self._look_after(self._runs[name], say)
             for folder in launched_runs(self.made):
-                if folder.path.name not in self._runs and not folder.has_ended:
+                if folder.path.name not in self._runs and not self._is_over(folder):
                     self._begin(folder, say)
+
+    def _is_over(self, folder: RunFolder) -> bool:
+        """Whether a run has ended and was not launched again since."""
+        try:
+            launched = folder.launch_file.stat().st_mtime_ns
+        except FileNotFoundError:
+            return True
+        # A launch is written first, and the problem of the last one goes after it.
+        standing = (launched, folder.problem_file.exists())
+        if self._over.get(folder.path.name) == standing:
+            return True
+        if not folder.has_ended:
+            return False
+        self._over[folder.path.name] = standing
+        return True
+
+    def _reclaim_ended(self) -> None:
+        """Remove what runs left whose process died at its very end."""
+        ended = [r for r in runs_with_orders(self.made.folder) if self._folder_of(r).has_ended]
+        self._reclaim(ended)
+
+    def _folder_of(self, run: str) -> RunFolder:
+        return RunFolder(self.made.runs / run)
+
+    def _reclaim(self, runs: Sequence[str]) -> None:
+        if not runs:
+            return
+        store = LinkStore(database_url(self.made))
+        try:
+            for run in runs:
+                reclaim_run(store, self.made.folder, run)
+        finally:
+            store.close()
 
     def _begin(self, folder: RunFolder, say: Say) -> None:
         name = folder.path.name
@@ -150,29 +191,30 @@ class LinkCoordinator:
     def _look_after(self, carried: _Carried, say: Say) -> None:
         if carried.service.pid is not None:
             return
-        if carried.folder.has_ended:
-            del self._runs[carried.folder.path.name]
-            return
-        before = carried.service.num_starts
-        if not carried.service.keep_running() and carried.service.num_starts == before:
-            return
-        if carried.service.num_starts == before:
-            return
-        reached = _newest_round(carried.folder)
-        carried.deaths = 1 if reached != carried.round else carried.deaths + 1
-        carried.round = reached
         name = carried.folder.path.name
-        if carried.deaths < MOST_DEATHS:
-            say(f"the process of run {name} had ended and was started again; see "
-                f"{carried.service.log}")  # fmt: skip
+        if carried.folder.has_ended:
+            del self._runs[name]
+            self._reclaim([name])
             return
-        carried.service.stop()
+        if not carried.is_dead:
+            carried.is_dead = True
+            reached = _newest_round(carried.folder)
+            carried.deaths = 1 if reached != carried.round else carried.deaths + 1
+            carried.round = reached
+        if carried.deaths < MOST_DEATHS:
+            carried.service.keep_running()
+            if carried.service.pid is not None:
+                carried.is_dead = False
+                say(f"the process of run {name} had ended and was started again; see "
+                    f"{carried.service.log}")  # fmt: skip
+            return
         msg = (
             f"the process of run {name!r} died {MOST_DEATHS} times without finishing a round; see "
             f"{carried.service.log}; asterion server resume {name} tries again"
         )
         carried.folder.write_problem(AsterionError(msg))
         del self._runs[name]
+        self._reclaim([name])  # or its sites would go on with what nobody wants
         say(msg)
 
 

@@ -120,7 +120,7 @@ def deadline_of(
         for site, outcome in rounds[number].outcomes.items():
             # What a carried report took tells of the round that it was made for.
             of = number if outcome.made_for is None else outcome.made_for
-            counts = outcome.outcome in ("answered", "carried")
+            counts = outcome.outcome in ("answered", "carried", "quarantined")
             if counts and site in wanted and (not evaluate or evaluates(plan, of)):
                 times.setdefault(site, []).append((outcome.seconds, outcome.transfer_seconds))
     if not times:

@@ -7,6 +7,7 @@ file, not as bytes in memory.
 
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -17,13 +18,16 @@ from flwr.serverapp import Grid
 
 from asterion_server.flower_server_compat import NodeInfo, Run, ensure_task_identity
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports
+from asterion_server.link_reclaim import reclaim_run
 from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.link_wake import Bell, address_of
-from asterion_shared.link.blobs import BlobStore, Buffer, remove_whole_but
-from asterion_shared.link.parcels import Part
+from asterion_shared.link.blobs import BlobStore, Buffer
+from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.link.records import order_key, pack, unpack
 from asterion_shared.link.steps import reached
 from asterion_shared.round_settings import MOST_DEADLINE_SECONDS
+
+LOG = logging.getLogger("asterion.run")
 
 
 class LinkGrid(Grid):
@@ -51,8 +55,7 @@ class LinkGrid(Grid):
 
     def close(self) -> None:
         """Remove what the run left in the queue; call it when the run is over for good."""
-        self._store.reclaim(self._name, 2**31 - 1)
-        self._collect()
+        reclaim_run(self._store, self._folder, self._name)
         self._bell.close()
 
     @property
@@ -126,7 +129,7 @@ class LinkGrid(Grid):
             if parcel is None or order is None:
                 continue
             site = str(_field(order, "site"))
-            content = unpack(parcel, BlobStore(blobs_of_reports(self._folder, site)).view)
+            content = self._read(site, parcel)
             found.append(Message(content, reply_to=order))
             reached("C4")
         return found
@@ -144,6 +147,14 @@ class LinkGrid(Grid):
             if waiting:
                 self.wait(1.0)
         return replies
+
+    def _read(self, site: str, parcel: Parcel) -> RecordDict:
+        """A report's records; none where it has none, and then it is rejected like any bad one."""
+        try:
+            return unpack(parcel, BlobStore(blobs_of_reports(self._folder, site)).view)
+        except ValueError as error:
+            LOG.warning("the report of site %s cannot be read: %s", site, error)
+            return RecordDict()
 
     def _posted(self, key: str) -> Message | None:
         """The message of an order that an earlier process of the run pushed."""
@@ -187,14 +198,10 @@ class LinkGrid(Grid):
             return
         self._reclaimed = round_
         self._store.reclaim(self._name, round_ - self._most_stale, keep=self._pushed)
-        self._collect()
-        reached("C7")
-
-    def _collect(self) -> None:
         self._last = None
         self._orders.keep_only(self._store.order_parts(self._name))
-        for folder in blobs_of_reports(self._folder, "").glob("*"):
-            remove_whole_but(folder, self._store.report_parts(folder.name))
+        self._bell.ring(self._link)  # the link removes reports' parts, which are its own
+        reached("C7")
 
 
 def node_number(site: str) -> int:

@@ -89,6 +89,11 @@ class StoredOrder:
     attempt: int = 0
     state: OrderState = "open"
 
+    @property
+    def is_wanted(self) -> bool:
+        """Whether a report to it is still to come and would be taken now."""
+        return self.state == "open" and (self.expires is None or self.expires >= time.time())
+
 
 @dataclass(frozen=True, slots=True)
 class SiteSession:
@@ -129,6 +134,13 @@ class LinkStore:
             sql_event.listen(self._engine, "connect", _make_durable)
             sql_event.listen(self._engine, "begin", _begin_sqlite)
         self._reading = self._engine.execution_options(reads_only=True)
+        try:
+            self._make_tables()
+        except BaseException:
+            self.close()
+            raise
+
+    def _make_tables(self) -> None:
         with self._begin() as db:
             _meta.create_all(db)
             found = db.scalar(sql.select(_version.c.version))
@@ -169,7 +181,7 @@ class LinkStore:
         wanted = sql.select(_order).where(_order.c.site == site, _order.c.state == "open")
         with self._begin(reads_only=True) as db:
             rows = db.execute(wanted.order_by(_order.c.round, _order.c.key)).all()
-        return [order for order in map(_order_of, rows) if not _is_past(order)]
+        return [order for order in map(_order_of, rows) if order.is_wanted]
 
     def count_attempt(self, key: str) -> int:
         """Note that an order is about to be sent; how often that makes."""
@@ -181,7 +193,7 @@ class LinkStore:
     def is_open(self, key: str) -> bool:
         """Whether a report to an order is still wanted."""
         order = self.order(key)
-        return order is not None and order.state == "open" and not _is_past(order)
+        return order is not None and order.is_wanted
 
     def store_report(self, key: str, content: Parcel) -> bool:
         """Store a report to an open order; True when one is there already, which then counts.
@@ -198,7 +210,7 @@ class LinkStore:
             order = _order_of(row)
             if order.state == "answered":
                 return True
-            if order.state == "over" or _is_past(order):
+            if not order.is_wanted:
                 raise LinkRefusedError(code="order_over", why=f"order {key[:12]} is over")
             data = to_wire(content).SerializeToString()
             db.execute(_report.insert().values(key=key, content=data))
@@ -248,6 +260,8 @@ class LinkStore:
         """
         now = time.time()
         with self._begin() as db:
+            # A site that never had a session has no row to lock yet.
+            db.execute(sql.select(_version.c.version).with_for_update())
             row = db.execute(
                 sql.select(_session).where(_session.c.site == site).with_for_update()
             ).one_or_none()
@@ -300,7 +314,7 @@ class LinkStore:
         wanted = sql.select(_order).where(_order.c.state == "open", _order.c.attempt > 0)
         with self._begin(reads_only=True) as db:
             orders = map(_order_of, db.execute(wanted.order_by(_order.c.round)).all())
-        return {order.site: (order.run, order.round) for order in orders if not _is_past(order)}
+        return {order.site: (order.run, order.round) for order in orders if order.is_wanted}
 
     @contextmanager
     def _begin(self, *, reads_only: bool = False) -> Iterator[sql.Connection]:
@@ -361,7 +375,3 @@ def _order_of(row: Any) -> StoredOrder:
 
 def _parcel(data: bytes) -> Parcel:
     return from_wire(wire.Parcel.FromString(data))
-
-
-def _is_past(order: StoredOrder) -> bool:
-    return order.expires is not None and order.expires < time.time()

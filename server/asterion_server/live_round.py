@@ -181,6 +181,8 @@ class LiveRound:
             if self._heads is not None and answer.ledger_head is not None:
                 self._heads.keep(site, answer.ledger_head)
             answer = self._timed(answer, asked)
+        if asked.told == "away":
+            self._say(site, "back")  # its answer was here before anybody looked who is online
         self._done(site)
         return answer
 

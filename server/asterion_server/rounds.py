@@ -22,24 +22,18 @@ from asterion_server.known_sites import KnownSites
 from asterion_server.measured import Measured
 from asterion_server.outcomes import outcome_of, require_quorum, round_result
 from asterion_server.quarantine import Quarantine
+from asterion_server.report_fold import fold_answer
 from asterion_server.round_log import FinalRounds
 from asterion_server.run_result import RunFacts, Simulated, result_of, utc_now
-from asterion_server.selection import (
-    clip_factor,
-    open_orders,
-    select,
-    selected,
-    staleness_factor,
-    weight_of,
-)
-from asterion_shared.blocks import distance, length
+from asterion_server.selection import open_orders, select, selected
+from asterion_shared.blocks import distance
 from asterion_shared.errors import PrivacyProofError, QuorumLostError, RunStoppedError
 from asterion_shared.events import Listener, RoundFinished, RunFinished, RunStarted, ignore
+from asterion_shared.link.steps import reached
 from asterion_shared.messages import (
     Answer,
     Cohort,
     FoldingCohort,
-    NoReport,
     Order,
     PartialFold,
     Phase,
@@ -228,6 +222,7 @@ class _Loop:
             model=model,
         )
         written = write_result(result, self.folder / "result.json")
+        reached("C8")
         self.emit(RunFinished(result=written))
         return written
 
@@ -280,11 +275,14 @@ class _Loop:
                 self.step.add_sum(chosen, secure.summed.update, secure.summed.weight)
         else:
             for answer in self._trained(order, times, busy):
-                outcomes[answer.site] = self._folded(answer, times[answer.site], number)
+                site = answer.site
+                outcomes[site] = fold_answer(
+                    self.plan, self.step, answer, times=times[site], round_=number
+                )
                 if isinstance(answer, Report):
                     self.sites.remember(answer)
                     if answer.made_for is None:  # else its metrics are of an older model
-                        measured.add(answer.site, answer.statistics)
+                        measured.add(site, answer.statistics)
         if self.quarantine is not None:
             outcomes = self.quarantine.close(outcomes)
         if due:
@@ -304,6 +302,7 @@ class _Loop:
         self.step.count_clipped(num_answered - num_clipped, num_clipped)
         before = self.weights
         self.weights = self.step.finish(number, before)
+        reached("C5")
         norm = distance(self.weights, before)
         self.rounds[number] = self.rounds[number].model_copy(update={"update_norm": norm})
         self._store(number)
@@ -322,22 +321,6 @@ class _Loop:
                 yield from part.answers
             else:
                 yield part
-
-    def _folded(self, answer: Answer, times: int, number: int) -> SiteOutcome:
-        """Fold an answer's update, if it has one of its own; what became of the site."""
-        if isinstance(answer, NoReport):
-            self.step.leave_out(answer.site)
-            return outcome_of(answer)
-        norm, update = answer.update_norm, answer.update
-        if update is not None:
-            norm = length(update)
-            factor = clip_factor(self.plan, norm, self.step.clip_norm)
-            weight = weight_of(self.plan, answer.num_examples, times)
-            if answer.made_for is not None:
-                weight *= staleness_factor(self.plan, number - answer.made_for)
-            self.step.add(answer.site, update, weight, factor)
-        clipped = norm is not None and clip_factor(self.plan, norm, self.step.clip_norm) < 1
-        return outcome_of(answer, norm, clipped=clipped)
 
     def _evaluate(self) -> None:
         """Measure the final model (or the given one) at every site; nobody trains."""

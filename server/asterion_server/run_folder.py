@@ -20,6 +20,7 @@ from asterion_shared.errors import (
     FileProblemError,
     UserInputError,
 )
+from asterion_shared.events import told_the_end
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Name, Plan, parse_plan
 from asterion_shared.result import read_result
@@ -102,10 +103,16 @@ class RunFolder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether the run reached its end: with a result, or with a problem that a person sees."""
+        """Whether the run reached its end: with a result, or with a problem that a person sees.
+
+        A process that died after it wrote the result and before it told so has not: another one
+        writes the report and tells it.
+        """
         if self.problem_file.exists():
             return True
-        return self.result.exists() and read_result(self.result).status in ("finished", "failed")
+        if not (self.result.exists() and told_the_end(self.events)):
+            return False
+        return read_result(self.result).status in ("finished", "failed")
 
     @property
     def is_carried_out(self) -> bool:

@@ -99,7 +99,7 @@ def robust_z(values: Figures, least_scale: float) -> Figures:
     """Distances from the median, with their sign, over the robust deviation or its floor.
 
     >>> robust_z(np.array([1.0, 2.0, 3.0, 4.0, 100.0]), 0.1).round(2)
-    array([-1.35, -0.67,  0.  ,  0.67, 65.42])
+    array([-1.35, -0.67,  0.  ,  0.67, 65.43])
     """
     apart = values - np.median(values)
     scale = max(CONSISTENT * float(np.median(np.abs(apart))), least_scale)

@@ -110,9 +110,32 @@ def append_event(path: Path, event: Event) -> None:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
 
+def told_the_end(path: Path) -> bool:
+    """Whether the last whole event of a file is a :class:`RunFinished`; False without a file.
+
+    Raises:
+        DiskProblemError: the file cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            end = _whole_bytes(file) - 1  # without the last line's end
+            start = _line_start(file, end)
+            file.seek(start)
+            line = file.read(max(end - start, 0))
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    return bool(line) and isinstance(_ADAPTER.validate_json(line), RunFinished)
+
+
 def _whole_bytes(file: BinaryIO) -> int:
-    """Bytes up to the last line's end; looks from the end, as the file grows with the run."""
-    end = file.seek(0, os.SEEK_END)
+    """Bytes up to the last line's end."""
+    return _line_start(file, file.seek(0, os.SEEK_END))
+
+
+def _line_start(file: BinaryIO, end: int) -> int:
+    """Where the line begins that ends at ``end``; looks from there, as the file grows."""
     while end > 0:
         start = max(end - _BLOCK_BYTES, 0)
         file.seek(start)

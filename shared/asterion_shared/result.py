@@ -161,7 +161,11 @@ class RoundResult(Settings):
     @property
     def carried(self) -> dict[str, int]:
         """Sites whose report of an earlier round was folded here, with that round."""
-        return {s: o.made_for for s, o in sorted(self.outcomes.items()) if o.made_for is not None}
+        return {
+            site: outcome.made_for
+            for site, outcome in sorted(self.outcomes.items())
+            if outcome.outcome == "carried" and outcome.made_for is not None
+        }
 
     @property
     def waited_for(self) -> dict[str, float]:

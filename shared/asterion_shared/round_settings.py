@@ -90,5 +90,13 @@ LATE_RULES: tuple[Rule, ...] = (
             "count as much as a new one: set rounds.late = 'quorum' or 'wait'"
         ),
     ),
+    rule(
+        lambda p: not _carries(p) or p.algorithm.fold == "mean",
+        lambda p: (
+            f"rounds.late is 'carry_over' and algorithm.fold is {p.algorithm.fold!r}, which counts "
+            "every report once; an old one would count like a new one: set rounds.late = 'quorum' "
+            "or 'wait'"
+        ),
+    ),
 )
 """Rules of :class:`asterion_shared.plan.Plan` about late reports."""

@@ -180,6 +180,10 @@ def test_a_simulation_has_no_measured_deadline(tmp_path: Path) -> None:
             {"rounds": {"late": "carry_over"}, "algorithm": {"flower_strategy": "Krum"}},
             "'Krum', which does not weigh updates",
         ),
+        (
+            {"rounds": {"late": "carry_over"}, "algorithm": {"fold": "median"}},
+            "'median', which counts every report once",
+        ),
     ],
 )  # fmt: skip
 def test_plans_that_cannot_carry_over_are_refused_with_the_reason(

@@ -1,7 +1,7 @@
 """The three policies for late sites, in whole runs over a grid without a network."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,6 +181,32 @@ def test_wait_has_everybody_and_a_cable_that_is_out_costs_its_time(tmp_path: Pat
         ("north", "away", number), ("north", "back", number),
     ]  # fmt: skip
     assert said[0].since == said[1].since == "2023-11-14T22:30:03Z"
+
+
+def test_a_site_whose_answer_comes_first_is_back_too(tmp_path: Path) -> None:
+    # A grid that keeps orders has the answer at 1400 s; nobody looks who is online before 1401 s.
+    there = Federation(
+        tmp_path, lambda s, p, r: 400.0 if (s, p, r) == ("north", "train", 1) else 0.0,
+        kind=DurableSlowGrid,
+    )  # fmt: skip
+    north = there.grid.sites[10]
+    there.clock.events = [(1001.0, lambda: setattr(north, "online", False))]
+    there.clock.events += [(1399.9, lambda: setattr(north, "online", True))]
+    there.grid.pull_messages = _answers_of_the_offline(there.grid)  # type: ignore[method-assign]
+    result = there.run(late_plan("wait", count=1))
+    assert result.rounds[1].missing == {}
+    said = [(e.state, e.phase) for e in there.events if isinstance(e, SiteAwaited)]
+    assert said == [("away", "train"), ("back", "train")]
+
+
+def _answers_of_the_offline(grid: SlowGrid) -> Callable[[Iterable[str]], Iterable[Message]]:
+    """A grid that keeps orders never says that a site is gone."""
+    pull = grid.pull_messages
+
+    def kept(message_ids: Iterable[str]) -> Iterable[Message]:
+        return [message for message in pull(message_ids) if not message.has_error()]
+
+    return kept
 
 
 def test_wait_outlasts_any_number_of_cuts(tmp_path: Path) -> None:

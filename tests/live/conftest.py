@@ -1,6 +1,7 @@
 """A federation of real processes, started as people start it."""
 
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import psutil
 
 from asterion_server.keys import Provisioned, provision
 from asterion_shared.carrier import Carrier
+from asterion_shared.link.steps import STOP_VARIABLE
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
@@ -45,12 +47,23 @@ class Federation:
 
     root: Path
     made: Provisioned
+    stops: Path | None = None
+    """Where the stop folder of each daemon is, see asterion_shared.link.steps; None: none."""
+
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+    words: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def start(self, name: str, *words: str) -> None:
-        with (self.root / f"{name}.log").open("wb") as log:
+        known = {} if self.stops is None else {STOP_VARIABLE: str(self.stops / name)}
+        mode = "ab" if name in self.words and self.stops is not None else "wb"
+        self.words[name] = words
+        with (self.root / f"{name}.log").open(mode) as log:
             self.processes[name] = subprocess.Popen(
-                [*ASTERION, *words], stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+                [*ASTERION, *words],
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | known,
             )
 
     def start_site(self, name: str) -> None:
@@ -155,6 +168,7 @@ def running_federation(
     way_to: Callable[[int], int] = lambda port: port,
     *,
     carrier: Carrier = "flower",
+    stops: Path | None = None,
 ) -> Iterator[Federation]:
     """A coordinator and its sites, connected; stopped at the end, and no log may have a traceback.
 
@@ -163,12 +177,15 @@ def running_federation(
         limits: of each site, what its own ledger allows.
         way_to: the coordinator's port to the one that the sites connect to.
         carrier: of the messages.
+        stops: a folder; processes stop at the steps that are armed in the daemons' folders in it.
     """
     made = provision(
         root / "center", ["127.0.0.1"], list(SITES), port=free_port(), listen="127.0.0.1",
         carrier=carrier,
     )  # fmt: skip
-    running, way = Federation(root, made), way_to(made.settings.port)
+    running, way = Federation(root, made, stops), way_to(made.settings.port)
+    for name in () if stops is None else ("center", *SITES):
+        (stops / name).mkdir(parents=True)
     try:
         running.start("center", "server", "start", str(made.folder))
         for name, size in SITES.items():

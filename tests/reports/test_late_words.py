@@ -68,6 +68,8 @@ def test_a_carried_report_is_neither_missing_nor_of_the_round() -> None:
     assert found.answered == ("a", "b")
     assert found.missing == {"west": "late"}
     assert found.carried == {"south": 1}
+    held = SiteOutcome(outcome="quarantined", made_for=1)
+    assert round_of(3, south=held).carried == {}
     assert found.train_loss == 1.0, "its loss is of an older model"
     assert parts_of_sites([found])["south"].answered == 1
 

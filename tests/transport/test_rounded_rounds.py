@@ -21,7 +21,7 @@ from tests.flower.conftest import make_order, make_plan, make_report
 from asterion_client.app import Desk, client_app_of
 from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
-from asterion_client.update_rounding import rounded, store_residual
+from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
@@ -54,12 +54,17 @@ def rounded_order(kind: str, **changes: object) -> Order:
     return make_order(make_plan(transport={"update": kind}), **changes)
 
 
+def kept(folder: Path, round_: int, residual: np.ndarray | None) -> None:
+    store_residual(folder, round_, residual)
+    keep_residual(folder, round_)
+
+
 def test_the_residual_is_added_in_the_next_round_that_the_site_is_asked_for(tmp_path: Path) -> None:
     order = rounded_order("int8")
     report = make_report(order, update=np.array([127.0, 0.3, 0.0], np.float32))
     found, residual = rounded(order, report, tmp_path)
     assert not list(tmp_path.iterdir())  # nothing is stored before the update was charged
-    store_residual(tmp_path, 1, residual)
+    kept(tmp_path, 1, residual)
     later, again = (rounded_order("int8", round=number) for number in (7, 1))
     assert found.update is not None
     assert found.update.tolist() == [127, 0, 0]
@@ -68,7 +73,7 @@ def test_the_residual_is_added_in_the_next_round_that_the_site_is_asked_for(tmp_
     assert second.update.tolist() == [127, 1, 0]
     assert residual is not None
     assert residual.tolist() == pytest.approx([0, -0.4, 0])
-    store_residual(tmp_path, 7, residual)
+    kept(tmp_path, 7, residual)
     # Asked again: the same bytes, from the residual of round 1, although round 7 stored its own.
     assert rounded(later, report, tmp_path)[0].update.tolist() == [127, 1, 0]  # type: ignore[union-attr]
     assert rounded(again, report, tmp_path)[0].update.tolist() == [127, 0, 0]  # type: ignore[union-attr]
@@ -79,14 +84,14 @@ def test_the_residual_is_added_in_the_next_round_that_the_site_is_asked_for(tmp_
 def test_a_run_that_came_back_to_an_earlier_round_forgets_the_later_ones(tmp_path: Path) -> None:
     ones = np.ones(3, np.float32)
     for number in (1, 2, 5, 9, 2):
-        store_residual(tmp_path, number, number * ones)
+        kept(tmp_path, number, number * ones)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["residual-000002.safetensors"]
 
 
 def test_without_feedback_nothing_is_kept(tmp_path: Path) -> None:
     order = make_order(make_plan(transport={"update": "int8", "error_feedback": False}))
-    store_residual(tmp_path, 1, np.full(3, 9.0, np.float32))
+    kept(tmp_path, 1, np.full(3, 9.0, np.float32))
     found, residual = rounded(replace(order, round=2), make_report(order, update=UPDATE), tmp_path)
     assert residual is None
     assert found.update is not None
@@ -96,7 +101,7 @@ def test_without_feedback_nothing_is_kept(tmp_path: Path) -> None:
 def test_a_residual_that_is_none_is_named_with_the_fix(tmp_path: Path) -> None:
     order = rounded_order("bf16", round=3)
     report = make_report(order, update=UPDATE)
-    store_residual(tmp_path, 2, np.zeros(4, np.float32))
+    kept(tmp_path, 2, np.zeros(4, np.float32))
     with pytest.raises(FileProblemError, match=r"residual-000002.*has 4 numbers.*remove the file"):
         rounded(order, report, tmp_path)
     (tmp_path / "residual-000002.safetensors").write_bytes(b"\x00" * 9)
@@ -106,7 +111,7 @@ def test_a_residual_that_is_none_is_named_with_the_fix(tmp_path: Path) -> None:
 
 def test_an_update_that_ends_in_infinity_with_its_residual_has_diverged(tmp_path: Path) -> None:
     order = rounded_order("bf16", round=2)
-    store_residual(tmp_path, 1, np.full(3, 3e38, np.float32))
+    kept(tmp_path, 1, np.full(3, 3e38, np.float32))
     with pytest.raises(OrderRefusedError) as caught:
         rounded(order, make_report(order, update=np.full(3, 3e38, np.float32)), tmp_path)
     assert caught.value.code == "diverged"

@@ -2,8 +2,9 @@
 
 A part that is being received has two files: ``ID.part`` with its bytes so far and ``ID.have`` with
 a byte for each chunk, 1 once the chunk is durable. A whole one has ``ID`` with its bytes and
-``ID.chunks`` with its chunks' hashes. Nothing here is trusted after a crash: a chunk counts only
-when its byte says so, and that is written after the chunk is synced.
+``ID.chunks`` with its chunks' hashes; one of our own is written as ``ID.new`` first. Nothing here
+is trusted after a crash: a chunk counts only when its byte says so, and that is written after the
+chunk is synced.
 """
 
 import hashlib
@@ -19,6 +20,9 @@ from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.link.parcels import CHUNK_BYTES, HASH_BYTES, INLINE_BYTES, Part
 
 Buffer = bytes | bytearray | memoryview
+
+KINDS = ("", "chunks", "part", "have", "new")
+"""Endings of a part's files."""
 
 
 @dataclass(slots=True)
@@ -95,9 +99,10 @@ class BlobStore:
                 copy = self._copy_of(part.hash_of(number))
                 if copy is not None:
                     self._put(arriving, part, number, copy)
-            if len(absent) and all(arriving.have):
+            missing = [n for n in absent if not arriving.have[n]]
+            if not missing:  # also when a crash came after the last chunk, before the rename
                 self.sync(part)
-            return [n for n in absent if not arriving.have[n]]
+            return missing
 
     def write(self, part: Part, number: int, data: Buffer) -> None:
         """Take a chunk that arrived; it counts after the next :meth:`sync`.
@@ -119,7 +124,7 @@ class BlobStore:
                     self._put(arriving, part, number, data)
 
     def sync(self, part: Part) -> bool:
-        """Make what arrived durable; True when the part is whole.
+        """Make what arrived durable; True when the part is whole, False when it was removed.
 
         Raises:
             DiskProblemError: the disk is full or not writable.
@@ -127,7 +132,9 @@ class BlobStore:
         with self._lock:
             if self.holds(part):
                 return True
-            arriving = self._begin(part)
+            arriving = self._arriving.get(part.id)
+            if arriving is None:
+                return False
             try:
                 if not arriving.synced:
                     os.fdatasync(arriving.file)
@@ -176,7 +183,7 @@ class BlobStore:
         """Remove these parts; those that are not here are none."""
         with self._lock:
             for part in parts:
-                for kind in ("", "chunks", "part", "have"):
+                for kind in KINDS:
                     self._forget(self._path(part, kind))
 
     def num_bytes(self) -> int:
@@ -197,14 +204,15 @@ class BlobStore:
             if there:
                 have[:] = noted.read_bytes()
             else:
-                noted.write_bytes(have)
+                _write_synced(noted, have)  # one of an earlier time must not come back
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            self._arriving[part.id] = _Arriving(file, have)
             os.ftruncate(file, part.size)
             if not there:
                 sync_folder(self.folder)  # else a power cut could leave one file without the other
         except OSError as error:
+            self._drop_arriving(part.id)
             raise _problem(self.folder, error) from error
-        self._arriving[part.id] = _Arriving(file, have)
         return self._arriving[part.id]
 
     def _put(self, arriving: _Arriving, part: Part, number: int, data: Buffer) -> None:
@@ -224,15 +232,15 @@ class BlobStore:
 
     def _write_whole(self, part: Part, view: memoryview) -> None:
         try:
-            with self._path(part, "part").open("wb") as file:
-                file.write(view)
-                file.flush()
-                os.fdatasync(file.fileno())
+            # Under a name of its own: of an arriving part, the chunks that are noted must stay.
+            _write_synced(self._path(part, "new"), view)
             self._path(part, "chunks").write_bytes(part.chunks)
-            self._path(part, "part").replace(self._path(part))
+            self._path(part, "new").replace(self._path(part))
+            for kind in ("part", "have"):
+                self._path(part, kind).unlink(missing_ok=True)
             sync_folder(self.folder)
         except OSError as error:
-            self._path(part, "part").unlink(missing_ok=True)
+            self._path(part, "new").unlink(missing_ok=True)
             raise _problem(self.folder, error) from error
         self._learn(part.id, part.chunks)
 
@@ -267,6 +275,13 @@ class BlobStore:
         path.unlink(missing_ok=True)
 
 
+def _write_synced(path: Path, data: Buffer) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fdatasync(file.fileno())
+
+
 def _problem(path: Path, error: OSError) -> DiskProblemError:
     return DiskProblemError(path, error.strerror or type(error).__name__)
 
@@ -279,19 +294,3 @@ def read_chunk(folder: Path, part: Part, number: int) -> bytes:
     """
     with (folder / part.id).open("rb", buffering=0) as file:
         return os.pread(file.fileno(), part.size_of(number), number * CHUNK_BYTES)
-
-
-def remove_whole_but(folder: Path, parts: Iterable[Part]) -> None:
-    """Remove every whole part in a folder but these, from outside of the process that fills it.
-
-    Parts that are arriving stay: they belong to messages that are not in the queue yet.
-
-    Args:
-        folder: of a :class:`BlobStore`; need not exist.
-        parts: to keep.
-    """
-    wanted = {part.id for part in parts}
-    for path in folder.glob("*.chunks"):
-        if path.stem not in wanted:
-            path.with_suffix("").unlink(missing_ok=True)
-            path.unlink(missing_ok=True)

@@ -18,6 +18,9 @@ from asterion_shared.vector_records import BufferArray
 VOLATILE = ("deadline_seconds", "ledger_head")
 """Settings of an order that may differ from delivery to delivery: they are not in its key."""
 
+MOST_RECORDS_BYTES = 2**27
+"""Largest first part: ten million statistics, with room."""
+
 _SCALARS: dict[type, str] = {bool: "truth", int: "integer", float: "number", str: "text",
                              bytes: "data"}  # fmt: skip
 _LISTS: dict[type, tuple[str, type]] = {
@@ -43,24 +46,34 @@ def pack(content: RecordDict, store: Store, *, lossless: bool = False) -> Parcel
     Raises:
         DiskProblemError: a part cannot be stored.
     """
+    arrays = [
+        store(array.data)
+        for record in content.values()
+        if isinstance(record, ArrayRecord)
+        for array in record.values()
+    ]
+    return Parcel((store(_described(content)), *arrays), lossless)
+
+
+def _described(content: RecordDict) -> bytes:
+    """All of the records but the bytes of their arrays, which are numbered in their order."""
     records = wire.Records()
-    arrays: list[Part] = []
+    num_arrays = 0
     for name, record in content.items():
         if isinstance(record, ArrayRecord):
             found = wire.Arrays()
             for key, array in record.items():
-                arrays.append(store(array.data))
+                num_arrays += 1
                 found.arrays.add(
                     name=key, dtype=array.dtype, shape=array.shape, stype=array.stype,
-                    part=len(arrays),
+                    part=num_arrays,
                 )  # fmt: skip
             records.records.add(name=name, arrays=found)
         elif isinstance(record, ConfigRecord):
             records.records.add(name=name, config=_values(record))
         else:
             records.records.add(name=name, metrics=_values(record))
-    first = store(records.SerializeToString(deterministic=True))
-    return Parcel((first, *arrays), lossless)
+    return records.SerializeToString(deterministic=True)
 
 
 def unpack(parcel: Parcel, view: View) -> RecordDict:
@@ -73,6 +86,9 @@ def unpack(parcel: Parcel, view: View) -> RecordDict:
     Raises:
         ValueError: it holds no records, or they do not fit its parts.
     """
+    if parcel.parts[0].size > MOST_RECORDS_BYTES:
+        msg = f"records of {parcel.parts[0].size} bytes; {MOST_RECORDS_BYTES} are allowed"
+        raise ValueError(msg)
     records = wire.Records()
     try:
         records.ParseFromString(bytes(view(parcel.parts[0])))
@@ -106,11 +122,9 @@ def order_key(site: str, content: RecordDict, parcel: Parcel) -> bytes:
     steady = RecordDict()
     for name, record in content.items():
         if isinstance(record, ConfigRecord):
-            steady[name] = ConfigRecord({k: v for k, v in record.items() if k not in VOLATILE})
-        elif isinstance(record, MetricRecord):
-            steady[name] = record
-    named = pack(steady, lambda data: Part(len(data), bytes(data)))
-    digest.update(hashlib.sha256(named.parts[0].inline or b"").digest())
+            record = ConfigRecord({k: v for k, v in record.items() if k not in VOLATILE})
+        steady[name] = record
+    digest.update(hashlib.sha256(_described(steady)).digest())
     for part in parcel.parts[1:]:
         digest.update(bytes.fromhex(part.id))
     return digest.digest()
@@ -120,11 +134,16 @@ def _values(record: Mapping[str, Any]) -> wire.Values:
     values = wire.Values()
     for name, value in record.items():
         if isinstance(value, list):
-            field, kind = _LISTS[type(value[0]) if value else float]
+            field, kind = _LISTS[_plain(value[0]) if value else float]
             values.values.add(name=name, **{field: kind(values=value)})
         else:
-            values.values.add(name=name, **{_SCALARS[type(value)]: value})
+            values.values.add(name=name, **{_SCALARS[_plain(value)]: value})
     return values
+
+
+def _plain(value: Any) -> type:
+    """What a value is on the wire; Flower takes subclasses too, such as NumPy's float64."""
+    return next(kind for kind in _SCALARS if isinstance(value, kind))
 
 
 def _read(kind: Callable[[dict[str, Any]], Any], values: wire.Values) -> Any:

@@ -9,6 +9,7 @@ variable a step costs one comparison.
 import os
 import signal
 from pathlib import Path
+from threading import Lock
 
 STOP_VARIABLE = "ASTERION_STOP_FOLDER"
 
@@ -38,12 +39,14 @@ STEPS: dict[str, str] = {
 undisturbed round."""
 
 _folder = os.environ.get(STOP_VARIABLE, "")
+_counting = Lock()
 
 
 def reached(step: str) -> None:
     """Name a step that was just taken."""
     if _folder:
-        _stop(Path(_folder) / step)
+        with _counting:  # threads of one process take the same step
+            _stop(Path(_folder) / step)
 
 
 def _stop(armed: Path) -> None:
@@ -52,7 +55,9 @@ def _stop(armed: Path) -> None:
     except FileNotFoundError:
         return
     if times > 1:
-        armed.write_text(str(times - 1))
+        left = armed.with_name(f"{armed.name}.left")
+        left.write_text(str(times - 1))
+        left.replace(armed)  # whoever is killed in between leaves a whole number
         return
     armed.unlink()
     os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,151 @@
+"""What every call on the link passes: its message is read, its site admitted, its number bounded.
+
+Whoever is refused gets a code and nothing else; the words stand in the link's log, which a flood
+of refusals cannot fill.
+"""
+
+import asyncio
+import logging
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+import grpc
+import grpc.aio
+from google.protobuf.message import DecodeError, Message
+
+from asterion_shared.errors import DiskProblemError
+from asterion_shared.link import link_pb2 as wire
+from asterion_shared.link import link_pb2_grpc as service
+from asterion_shared.link.identity import Authority
+from asterion_shared.link.refusals import REFUSALS, LinkRefusedError, status_text
+
+LOG = logging.getLogger("asterion.link")
+MOST_CALLS = 8
+"""Calls of one site at a time, its session among them; an honest site has three."""
+
+MOST_LINES, LINES_PER_SECOND = 50.0, 1.0
+"""Refusals of one site that are logged one by one; then so many a second, with the number of those
+between."""
+
+UNKNOWN = "unknown"
+Answer = TypeVar("Answer")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def handler_of(link: service.LinkServicer) -> grpc.GenericRpcHandler:
+    """The link's methods for a gRPC server; what cannot be read comes to them as None."""
+    unary, streams = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
+    methods = {
+        "Attend": streams(link.Attend, _reader(wire.Hello), wire.Notice.SerializeToString),
+        "Download": streams(link.Download, _reader(wire.Wanted), wire.Chunk.SerializeToString),
+        "Offer": unary(link.Offer, _reader(wire.Report), wire.Needed.SerializeToString),
+        "Upload": grpc.stream_unary_rpc_method_handler(
+            link.Upload, _reader(wire.Chunk), wire.Received.SerializeToString
+        ),
+        "Submit": unary(link.Submit, _reader(wire.Report), wire.Receipt.SerializeToString),
+    }
+    name = wire.DESCRIPTOR.services_by_name["Link"].full_name
+    return grpc.method_handlers_generic_handler(name, methods)
+
+
+def _reader(kind: type[Message]) -> Callable[[bytes], Message | None]:
+    def read(data: bytes) -> Message | None:
+        try:
+            return kind.FromString(data)
+        except DecodeError:
+            return None
+
+    return read
+
+
+@dataclass(slots=True)
+class _Lines:
+    """How many refusals of a site may still be logged."""
+
+    left: float = MOST_LINES
+    since: float = field(default_factory=time.monotonic)
+    silent: int = 0
+
+
+class Gate:
+    """Lets calls in, and says no.
+
+    Args:
+        authority: who is admitted.
+        told: is called with site and code at each refusal.
+    """
+
+    def __init__(self, authority: Authority, told: Callable[[str, str], None]) -> None:
+        self._authority, self._told = authority, told
+        self._calls: Counter[str] = Counter()
+        self._lines: dict[str, _Lines] = {}
+
+    @asynccontextmanager
+    async def call(self, request: object, context: Context) -> AsyncIterator[str]:
+        """Admit a call for as long as the block lasts; gives the site's name.
+
+        Args:
+            request: what was read; None is refused as ``malformed``.
+            context: of the call; it is ended when the call is refused.
+        """
+        site = await self.admitted(context)
+        if self._calls[site] >= MOST_CALLS:
+            why = f"more than {MOST_CALLS} calls at a time"
+            await self.refuse(context, site, LinkRefusedError(code="quota", why=why))
+        self._calls[site] += 1
+        try:
+            await self.readable(context, site, request)
+            yield site
+        finally:
+            self._calls[site] -= 1
+
+    async def readable(self, context: Context, site: str, request: object) -> None:
+        """Refuse a message that could not be read."""
+        if request is None:
+            why = "bytes that are no message of this version"
+            await self.refuse(context, site, LinkRefusedError(code="malformed", why=why))
+
+    async def admitted(self, context: Context) -> str:
+        """The site of a call, as of now."""
+        certificates = list(context.auth_context().get("x509_pem_cert", []))
+        if len(certificates) != 1:
+            error = LinkRefusedError(code="foreign", why="no certificate")
+            await self.refuse(context, UNKNOWN, error)
+        try:
+            return await asyncio.to_thread(self._authority.site_of, certificates[0])
+        except LinkRefusedError as error:
+            await self.refuse(context, UNKNOWN, error)
+            raise
+
+    async def guarded(self, context: Context, site: str, work: Callable[[], Answer]) -> Answer:
+        """Do blocking work in a thread; a refusal ends the call with its code and a log line."""
+        try:
+            return await asyncio.to_thread(work)
+        except LinkRefusedError as error:
+            await self.refuse(context, site, error)
+            raise
+        except DiskProblemError as error:
+            problem = LinkRefusedError(code="disk_problem", why=str(error))
+            await self.refuse(context, site, problem)
+            raise
+
+    async def refuse(self, context: Context, site: str, error: LinkRefusedError) -> None:
+        """End a call with a code."""
+        self._log(site, error)
+        self._told(site, error.code)
+        await context.abort(REFUSALS[error.code], status_text(error.code))
+
+    def _log(self, site: str, error: LinkRefusedError) -> None:
+        lines, now = self._lines.setdefault(site, _Lines()), time.monotonic()
+        lines.left = min(MOST_LINES, lines.left + LINES_PER_SECOND * (now - lines.since))
+        lines.since = now
+        if lines.left < 1.0:
+            lines.silent += 1
+            return
+        more = f" (and {lines.silent} more)" if lines.silent else ""
+        lines.left, lines.silent = lines.left - 1.0, 0
+        LOG.warning("site %s: refused (%s): %s%s", site, error.code, error.why, more)
