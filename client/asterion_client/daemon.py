@@ -15,6 +15,7 @@ from asterion_shared.errors import (
     FileProblemError,
     UnreachableError,
 )
+from asterion_shared.files import make_folder
 
 Say = Callable[[str], None]
 
@@ -75,7 +76,7 @@ def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> 
         return
     state = folder / settings.state_folder
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
     except OSError as error:
         raise DiskProblemError(state, error.strerror or "mkdir failed") from error
     # Here, because a site needs the modules of one carrier alone.

@@ -4,6 +4,7 @@ Everything is made on the coordinator's machine; a site's folder under ``kits/``
 operator hands over (by hand, not by mail). Private keys have mode 0600.
 """
 
+import os
 import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,7 +29,7 @@ from asterion_server.certificates import authority_certificate, host_name, leaf_
 from asterion_server.database_urls import check_database, has_password, problem_of_url
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import DiskProblemError, FileProblemError, Problem, UserInputError
-from asterion_shared.files import make_folder, write_atomically
+from asterion_shared.files import make_folder, sync_folder, write_atomically
 from asterion_shared.link.certificate_check import certificate_problems
 from asterion_shared.link.identity import SITE_URI
 from asterion_shared.plan import Name
@@ -337,10 +338,14 @@ def _write_private(path: Path, content: bytes) -> None:
     """Write a file that only its owner may read; it never exists with a wider mode."""
     part = path.with_name(f".{path.name}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         part.unlink(missing_ok=True)
         part.touch(0o600, exist_ok=False)
-        part.write_bytes(content)
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         part.replace(path)
+        sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
