@@ -14,7 +14,13 @@ from typing import Any
 from asterion_client.check_connection import missing_certificate, own_problems
 from asterion_client.daemon import Say
 from asterion_client.settings import ConnectionSettings
-from asterion_client.site_standing import SiteStatus, meaning_of, problem_of, read_status
+from asterion_client.site_standing import (
+    SiteStatus,
+    meaning_of,
+    problem_of,
+    read_status,
+    write_status,
+)
 from asterion_shared.child_process import Service
 from asterion_shared.errors import (
     AsterionError,
@@ -57,12 +63,25 @@ def run_on_link(
     runner = Service("runner", command, state / "logs" / "runner.log")
     daemon = _Daemon(name, connection, state, runner, say)
     with _health(connection, state):
+        _say_it_starts(name, state)
         try:
             runner.start()
             while not stop.wait(CHECK_SECONDS):
                 daemon.look()
         finally:
             runner.stop()
+
+
+def _say_it_starts(name: str, state: Path) -> None:
+    """A status until the site's process writes its own: it takes seconds to import torch."""
+    now = time.time()
+    write_status(
+        state,
+        SiteStatus(
+            site=name, connected=False, last_contact=None, refused="", working="", started=now,
+            written=now,
+        ),
+    )  # fmt: skip
 
 
 def _check_own(name: str, folder: Path, connection: ConnectionSettings, say: Say) -> None:

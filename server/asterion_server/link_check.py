@@ -17,7 +17,6 @@ from asterion_shared.errors import (
     ConnectionProblemError,
     PortInUseError,
     Problem,
-    UnreachableError,
 )
 from asterion_shared.link.certificate_check import site_problems
 
@@ -88,10 +87,9 @@ def _port_problems(made: Provisioned) -> Iterator[Problem]:
     except PortInUseError as error:
         try:
             check_connection(made.address, made.root_certificate)
-        except UnreachableError:
-            yield Problem(where="port", what=str(error), fix="end it, or choose another port")
-        except ConnectionProblemError as other:
-            yield Problem(where="port", what=str(other), fix="end that, or choose another port")
+        except ConnectionProblemError:
+            what = f"{str(error).partition(';')[0]}, and not by this coordinator"
+            yield Problem(where="port", what=what, fix="end it, or choose another port")
     except ConnectionProblemError as error:
         what, _, fix = str(error).partition("; ")
         yield Problem(where="listen", what=what, fix=fix)

@@ -102,7 +102,7 @@ def _not_enrolled(path: Path, link: Loopback) -> None:
 
 def _revoked(path: Path, link: Loopback) -> None:
     found = x509.load_pem_x509_certificate((path.parent / "site.pem").read_bytes())
-    link.made.revoked.write_text(f"{found.serial_number:x}\n")
+    link.made.revoked.write_text(f"0{found.serial_number:X}\n")  # as OpenSSL prints it
 
 
 @pytest.mark.parametrize(

@@ -114,6 +114,9 @@ class Cuts:
         model = (folder_of_run(self._after).path / "model.safetensors").read_bytes()
         if model != self._model or self._norms_of(self._after) != self._norms:
             return "the run ends with another model", frozenset(worked)
+        left = [*self._after.glob("runs/*/checkpoints/.*"), *self._after.glob("link/orders/*")]
+        if left:
+            return "something is left that nobody needs", frozenset(worked)
         if self._asked_of(self._after) != self._asked:
             return "sites were asked more often, or less", frozenset(worked)
         return "", frozenset(worked)
