@@ -7,6 +7,8 @@ stopped. The exit code is 1 when anything failed.
 import argparse
 import json
 import shutil
+import signal
+import sys
 import tempfile
 import time
 from collections.abc import Sequence
@@ -87,6 +89,8 @@ def main() -> None:
     given.out.mkdir(parents=True, exist_ok=True)
     known = given.out / "summary.json"
     before = json.loads(known.read_text()) if given.resume and known.exists() else None
+    # Whoever is told to end stops the federation's processes too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     root = Path(tempfile.mkdtemp(prefix="asterion-faults-"))
     try:
         with stopped_federation(root) as harness:
