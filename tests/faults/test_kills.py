@@ -36,8 +36,9 @@ def test_a_process_that_dies_at_any_step_costs_time_and_nothing_else(harness: Ha
     for site in SITES:
         folder = harness.federation.root / "sites" / site
         assert said("site", "ledger", "verify", str(folder)) == (0, "")
-        private = [entry for entry in ledger_entries(folder) if "run" in entry]
-        assert len({entry["payload_sha256"] for entry in private}) == len(private)
+        # Noise at the site: no two releases are alike. What the centre noises may be.
+        entries = [e for e in ledger_entries(folder) if "run" in e and "centre" not in e["run"]]
+        assert len({entry["payload_sha256"] for entry in entries}) == len(entries) > 0
 
 
 def test_a_run_that_dies_each_time_ends_with_a_problem_and_keeps_no_other_waiting(
