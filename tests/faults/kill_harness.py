@@ -156,7 +156,7 @@ class Harness:
         while not self._is_whole():
             self._keep_daemons()
             assert time.monotonic() < until, "the federation does not come back"
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     def orders_of(self, run: str) -> int:
         """How many orders of a run are in the queue."""
