@@ -8,21 +8,21 @@ from pathlib import Path
 from threading import Event
 
 from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
-from asterion_shared.connection_check import check_connection, split_address
+from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import (
     ConnectionProblemError,
     DiskProblemError,
     FileProblemError,
     UnreachableError,
 )
-from asterion_shared.http_proxy import proxy_of
+from asterion_shared.files import make_folder
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A site's connection with its paths made absolute; ``proxy`` is on the way, or None."""
+    """A site's connection with its paths made absolute."""
 
     address: str
     root_certificate: Path
@@ -50,13 +50,7 @@ def connection_of(settings: SiteSettings, folder: Path) -> Connection:
             raise FileProblemError(path, "no such file", "get it from the coordinator's operator")
     if key.stat().st_mode & 0o077:
         raise FileProblemError(key, "others can read this private key", f"chmod 600 {key}")
-    return Connection(given.address, folder / given.root_certificate, key, site_proxy(given))
-
-
-def site_proxy(connection: ConnectionSettings) -> str | None:
-    """The proxy between a site and its coordinator: as the settings say, or the environment."""
-    host, _ = split_address(connection.address)
-    return proxy_of(host, connection.proxy)
+    return Connection(given.address, folder / given.root_certificate, key, given.proxy)
 
 
 def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> None:
@@ -82,7 +76,7 @@ def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> 
         return
     state = folder / settings.state_folder
     try:
-        state.mkdir(parents=True, exist_ok=True)
+        make_folder(state)
     except OSError as error:
         raise DiskProblemError(state, error.strerror or "mkdir failed") from error
     # Here, because a site needs the modules of one carrier alone.

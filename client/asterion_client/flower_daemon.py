@@ -24,6 +24,7 @@ from asterion_client.flower_client_compat import (
 )
 from asterion_shared.child_process import Service, flower_command, flower_environment
 from asterion_shared.errors import AsterionError, ConnectionProblemError
+from asterion_shared.files import make_folder
 
 CHECK_SECONDS = 0.5
 """Pause between two looks at the processes."""
@@ -133,7 +134,7 @@ class _Daemon:
         if found is None or READY not in self._runner.last_words():
             return
         self._connected = self._was_connected = True
-        self._session.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._session.parent)
         self._session.write_text(found[1], encoding="ascii")
         self._say(f"site {self._name}: connected to {self._connection.address}, waiting for orders")
 

@@ -29,7 +29,7 @@ from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.stored_reports import site_blobs, stored_parts
 from asterion_shared.child_process import watch_parent
 from asterion_shared.errors import AsterionError, DiskProblemError, FileProblemError
-from asterion_shared.files import write_atomically
+from asterion_shared.files import make_folder, write_atomically
 from asterion_shared.link.identity import read_identity
 from asterion_shared.link.parcels import Parcel
 from asterion_shared.link.records import pack, unpack
@@ -148,7 +148,7 @@ def _lock(state: Path) -> TextIO:
     """Hold the state folder: two processes on one ledger and one identity are one too many."""
     path = state / "link" / "lock"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         file = path.open("w")
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error

@@ -21,7 +21,7 @@ def store_round(folder: Path, name: str, round_: int, content: bytes) -> None:
     """Store what is kept after a round, beside that of the last round before it.
 
     Older files are removed, and those of later rounds: a run that came back to an earlier round
-    takes another course from there.
+    takes another course from there. So is what a process left that was killed as it wrote.
 
     Args:
         folder: of the run at this site; made if missing.
@@ -60,6 +60,8 @@ def _remove_others(folder: Path, name: str, round_: int) -> None:
     for path in _files(folder, name):
         if path not in kept:
             path.unlink(missing_ok=True)
+    for path in folder.glob(f".{name}-*.part"):
+        path.unlink(missing_ok=True)
 
 
 def _path(folder: Path, name: str, round_: int) -> Path:

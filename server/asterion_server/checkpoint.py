@@ -101,6 +101,8 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     reached("C6")
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
         path.unlink()
+    for path in folder.glob(".round-*.part"):  # of a process that was killed as it wrote
+        path.unlink()
     weights = checkpoint.weights
     if weights.nbytes >= MAPPED_BYTES:
         weights = map_tensors(newest).tensors["weights"]

@@ -25,7 +25,7 @@ from asterion_shared.errors import (
     FileProblemError,
     PlanMismatchError,
 )
-from asterion_shared.files import write_atomically
+from asterion_shared.files import make_folder, write_atomically
 from asterion_shared.parameters import (
     Layout,
     Tensor,
@@ -142,7 +142,7 @@ def _built_apart(plan: Plan, folder: Path, weights: Path | None) -> Layout:
         AsterionError: the child failed otherwise; with its last words.
     """
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
     except OSError as error:
         raise DiskProblemError(folder, error.strerror or "not writable") from error
     command = [sys.executable, "-m", __name__, *([] if weights is None else [str(weights)])]

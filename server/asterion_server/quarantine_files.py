@@ -23,7 +23,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
-from asterion_shared.files import write_atomically
+from asterion_shared.files import make_folder, write_atomically
 from asterion_shared.fold_rules import OnSuspicion
 from asterion_shared.plan import Name, Sha256
 from asterion_shared.settings_files import AnySettings, Settings, validate
@@ -127,7 +127,7 @@ class QuarantineFiles:
         """
         path = self.path / FOLDER / ".lock"
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             file = path.open("w")
         except OSError as error:
             raise DiskProblemError(path, error.strerror or "not writable") from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.result import RoundResult
 
 MOST_PENDING = 2**16
@@ -44,12 +45,13 @@ def logged(final: FinalRounds, path: Path) -> FinalRounds:
         return final
     lines = final.pending.encode()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with path.open("ab") as file:
             file.truncate(final.log_bytes)
             file.write(lines)
             file.flush()
             os.fsync(file.fileno())
+        sync_folder(path.parent)  # a checkpoint that names these bytes comes next
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
     return FinalRounds(final.log_bytes + len(lines))

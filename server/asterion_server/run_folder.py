@@ -21,7 +21,7 @@ from asterion_shared.errors import (
     UserInputError,
 )
 from asterion_shared.events import told_the_end
-from asterion_shared.files import write_atomically
+from asterion_shared.files import sync_folder, write_atomically
 from asterion_shared.plan import Name, Plan, parse_plan
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import AnySettings, Settings, validate
@@ -155,6 +155,7 @@ class RunFolder:
         """Make a run that ended early one that goes on."""
         for path in (self.stop_file, self.process_file, self.problem_file):
             path.unlink(missing_ok=True)
+        sync_folder(self.path)  # else a power cut could end it again
 
     def kill_process(self) -> None:
         """End the process that carries the run out, when it runs on this machine."""

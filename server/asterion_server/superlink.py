@@ -12,6 +12,7 @@ from asterion_server.coordinator import CHECK_SECONDS, Say, check_port, restart,
 from asterion_server.flower_server_compat import Control
 from asterion_server.keys import Provisioned
 from asterion_shared.child_process import Service, flower_command, flower_environment
+from asterion_shared.files import make_folder
 
 
 class FlowerCoordinator:
@@ -54,7 +55,7 @@ class FlowerCoordinator:
             DiskProblemError: the folder is not writable.
         """
         check_port(self.made.settings.listen, self.made.settings.port)
-        self._flower.mkdir(parents=True, exist_ok=True)
+        make_folder(self._flower)
         try:
             self.superlink.start()
             self.superexec.start()

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from asterion_shared.errors import DiskProblemError
+from asterion_shared.files import make_folder
 
 BACK_OFF_SECONDS = (1.0, 2.0, 5.0, 10.0)
 """Pauses before a dead process is started again; the last one repeats."""
@@ -96,7 +97,7 @@ class Service:
             DiskProblemError: its log cannot be written.
         """
         try:
-            self.log.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self.log.parent)
             if self.log.exists() and self.log.stat().st_size > MOST_LOG_BYTES:
                 self.log.replace(self.log.with_suffix(".1.log"))
             with self.log.open("ab") as log:

@@ -5,7 +5,7 @@ import ssl
 from pathlib import Path
 
 from asterion_shared.errors import ConnectionProblemError, FileProblemError, UnreachableError
-from asterion_shared.http_proxy import open_tunnel
+from asterion_shared.proxies import open_tunnel, proxy_for
 
 TIMEOUT_SECONDS = 10.0
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)
@@ -31,18 +31,18 @@ def check_connection(address: str, root_certificate: Path, *, proxy: str | None 
     Args:
         address: ``host:port``.
         root_certificate: PEM file of the authority that signed the coordinator's certificate.
-        proxy: on the way there, as :func:`asterion_shared.http_proxy.proxy_of` gives it.
+        proxy: ``http://host:port`` of a proxy on the way; None: as the environment says.
 
     Raises:
         FileProblemError: the certificate's file is missing or no certificate.
-        UnreachableError: nobody answers at the address.
+        UnreachableError: nobody answers at the address, or the proxy does not let us through.
         ConnectionProblemError: somebody answers, but not with the right certificate.
     """
     host, port = split_address(address)
-    context = _context(root_certificate)
+    context, way = _context(root_certificate), proxy_for(host, proxy)
     try:
         with (
-            _connect(host, port, proxy) as raw,
+            _dial(host, port, way) as raw,
             context.wrap_socket(raw, server_hostname=host),
         ):
             return
@@ -53,23 +53,20 @@ def check_connection(address: str, root_certificate: Path, *, proxy: str | None 
         raise ConnectionProblemError(msg) from None
     except socket.gaierror:
         msg = f"the name {host!r} is not known; check the address {address}"
-        if proxy is not None:
-            msg = f"the name of the proxy on the way to {address} is not known; check its address"
         raise UnreachableError(msg) from None
     except OSError as error:
         why = "timed out" if isinstance(error, TimeoutError) else (error.strerror or "no answer")
-        where = "" if proxy is None else "the proxy, "
         msg = (
             f"the coordinator at {address} cannot be reached ({why.lower()}); check that it is "
-            f"running, the address, {where}and the firewall"
+            "running, the address, and the firewall"
         )
         raise UnreachableError(msg) from None
 
 
-def _connect(host: str, port: int, proxy: str | None) -> socket.socket:
-    if proxy is not None:
-        return open_tunnel(proxy, host, port, TIMEOUT_SECONDS)
-    return socket.create_connection((host, port), TIMEOUT_SECONDS)
+def _dial(host: str, port: int, proxy: str | None) -> socket.socket:
+    if proxy is None:
+        return socket.create_connection((host, port), TIMEOUT_SECONDS)
+    return open_tunnel(proxy, host, port, TIMEOUT_SECONDS)
 
 
 def _context(root_certificate: Path) -> ssl.SSLContext:

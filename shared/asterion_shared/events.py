@@ -8,6 +8,7 @@ from typing import Annotated, BinaryIO, Literal
 from pydantic import Field, TypeAdapter, ValidationError
 
 from asterion_shared.errors import DiskProblemError, FileProblemError
+from asterion_shared.files import make_folder, sync_folder
 from asterion_shared.messages import Phase
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.result import Count, Result, RoundResult, Seconds, UtcTime
@@ -100,12 +101,15 @@ def append_event(path: Path, event: Event) -> None:
         DiskProblemError: the disk is full or not writable.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
+        new = not path.exists()
         with path.open("a+b") as file:
             file.truncate(_whole_bytes(file))
             file.write(event_line(event).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+        if new:
+            sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
@@ -130,8 +134,16 @@ def told_the_end(path: Path) -> bool:
 
 
 def _whole_bytes(file: BinaryIO) -> int:
-    """Bytes up to the last line's end."""
-    return _line_start(file, file.seek(0, os.SEEK_END))
+    """Bytes up to the end of the last whole line."""
+    end = _line_start(file, file.seek(0, os.SEEK_END))
+    start = _line_start(file, end - 1)
+    file.seek(start)
+    return start if _is_torn(file.read(max(end - start, 0))) else end
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether a power cut left zeros in a line, whose end it may have kept; only of the last."""
+    return b"\0" in line
 
 
 def _line_start(file: BinaryIO, end: int) -> int:
@@ -161,6 +173,8 @@ def read_events(path: Path) -> list[Event]:
     except OSError as error:
         raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
     lines = content[: content.rfind(b"\n") + 1].splitlines()
+    if lines and _is_torn(lines[-1]):
+        lines.pop()
     return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
 
 

@@ -52,8 +52,15 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
 
 
+_on_disk: set[Path] = set()
+"""Folders whose entry this process has synced."""
+
+
 def make_folder(folder: Path, mode: int = 0o777) -> None:
     """Make a folder and what is missing above it; their entries are on the disk on return.
+
+    The entry of a folder that is there already is synced as well, once by each process: whoever
+    made it may have been killed before its own sync, or does not sync.
 
     Args:
         folder: may be there already.
@@ -62,10 +69,19 @@ def make_folder(folder: Path, mode: int = 0o777) -> None:
     Raises:
         OSError: it cannot be made, or is a file.
     """
-    if not folder.is_dir():
+    there = folder.is_dir()
+    if there and folder in _on_disk:
+        return
+    if not there:
         make_folder(folder.parent)
         folder.mkdir(mode, exist_ok=True)
+    try:
         sync_folder(folder.parent)
+    except OSError:
+        if not there:
+            raise
+        # What lies above may be another's, not readable or of a kind that cannot be synced.
+    _on_disk.add(folder)
 
 
 def sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ from asterion_shared.events import (
     append_event,
     event_line,
     read_events,
+    told_the_end,
 )
 from asterion_shared.result import Result
 
@@ -48,6 +49,18 @@ def test_a_half_written_line_waits_and_is_replaced(
     assert read_events(path) == events[:1]
     append_event(path, events[2])
     assert read_events(path) == [events[0], events[2]]
+
+
+def test_a_last_line_with_zeros_in_it_was_torn(tmp_path: Path, events: list[Event]) -> None:
+    path = tmp_path / "events.jsonl"
+    append_event(path, events[0])
+    torn = event_line(events[-1]).encode()
+    with path.open("ab") as file:
+        file.write(bytes(20) + torn[20:] + b"\n")  # its first page was lost, its last was not
+    assert read_events(path) == events[:1]
+    assert not told_the_end(path)
+    append_event(path, events[1])
+    assert read_events(path) == events[:2]
 
 
 def test_a_whole_line_that_is_no_event_is_named(tmp_path: Path, events: list[Event]) -> None:

@@ -4,7 +4,7 @@ A part that is being received has two files: ``ID.part`` with its bytes so far a
 a byte for each chunk, 1 once the chunk is durable. A whole one has ``ID`` with its bytes and
 ``ID.chunks`` with its chunks' hashes; one of our own is written as ``ID.new`` first. Nothing here
 is trusted after a crash: a chunk counts only when its byte says so, and that is written after the
-chunk is synced.
+chunk is synced. ``ID.chunks`` is not synced: without it other parts cannot share its chunks.
 """
 
 import hashlib
@@ -57,6 +57,7 @@ class BlobStore:
         self._known: dict[bytes, tuple[str, int]] = {}
         try:
             make_folder(folder)
+            sync_folder(folder)  # whoever was killed here may have renamed without a sync
         except OSError as error:
             raise _problem(folder, error) from error
         for path in folder.glob("*.chunks"):
@@ -186,6 +187,12 @@ class BlobStore:
                 for kind in KINDS:
                     self._forget(self._path(part, kind))
 
+    def close(self) -> None:
+        """Let go of open files; what was not synced does not count."""
+        with self._lock:
+            for name in list(self._arriving):
+                self._drop_arriving(name)
+
     def num_bytes(self) -> int:
         """Disk space of all files."""
         return sum(path.stat().st_size for path in self.folder.iterdir())
@@ -204,7 +211,10 @@ class BlobStore:
             if there:
                 have[:] = noted.read_bytes()
             else:
-                _write_synced(noted, have)  # one of an earlier time must not come back
+                # One of an earlier time must not come back: it would count chunks of the new file.
+                noted.unlink(missing_ok=True)
+                sync_folder(self.folder)
+                _write_synced(noted, have)
             file = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
             self._arriving[part.id] = _Arriving(file, have)
             os.ftruncate(file, part.size)
@@ -226,8 +236,8 @@ class BlobStore:
         self._path(part, "chunks").write_bytes(part.chunks)
         os.close(self._arriving.pop(part.id).file)
         self._path(part, "part").replace(self._path(part))
+        sync_folder(self.folder)  # the note goes after that: it alone could be what is lost
         self._path(part, "have").unlink(missing_ok=True)
-        sync_folder(self.folder)
         self._learn(part.id, part.chunks)
 
     def _write_whole(self, part: Part, view: memoryview) -> None:
@@ -236,9 +246,9 @@ class BlobStore:
             _write_synced(self._path(part, "new"), view)
             self._path(part, "chunks").write_bytes(part.chunks)
             self._path(part, "new").replace(self._path(part))
+            sync_folder(self.folder)
             for kind in ("part", "have"):
                 self._path(part, kind).unlink(missing_ok=True)
-            sync_folder(self.folder)
         except OSError as error:
             self._path(part, "new").unlink(missing_ok=True)
             raise _problem(self.folder, error) from error
