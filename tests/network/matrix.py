@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from tests.network.conditions import CONDITIONS, UNDISTURBED, Condition, Direction, both, cut_for
+from tests.network.conditions import UNDISTURBED, Condition, cut_for
 from tests.network.connect_proxy import proxy
 from tests.network.federation import (
     INNER,
@@ -34,21 +34,12 @@ from tests.network.federation import (
     plan_of,
     wait_for,
 )
+from tests.network.matrix_cases import HIT, SLOW, Case, Moment, cases
 
 from asterion_shared.link.parcels import CHUNK_BYTES
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result
 
-Moment = Literal["download", "training", "upload", "throughout"]
-SLOW = {
-    "large": both(Direction(rate_bits_per_second=16e6, queue_bytes=262_144)),
-    "small": both(Direction(rate_bits_per_second=2.5e6, queue_bytes=65_536)),
-    "private": both(Direction(rate_bits_per_second=2.5e6, queue_bytes=65_536)),
-}
-"""In force before and after a disturbance, so that a transfer lasts long enough to be hit: two
-seconds."""
-
-HIT = "north"
 END_SECONDS = 300.0
 """A run that has not ended so long after its disturbance has not ended."""
 
@@ -56,27 +47,6 @@ BACK_SECONDS = 30.0
 """How long after the end of a cut a run may take to notice it, at most."""
 
 WAITED, CLOSED = "cable-wait", "cable-quorum"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A disturbance of one run.
-
-    Attributes:
-        name: of the case.
-        condition: of the network.
-        moment: of round 2 when it begins; ``throughout``: before the run.
-        sites: that are hit.
-        plan: kind of the plan.
-        spare: fraction of the undisturbed run's bytes that may be sent beyond them, a chunk more.
-    """
-
-    name: str
-    condition: Condition
-    moment: Moment
-    sites: tuple[str, ...]
-    plan: str
-    spare: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +79,6 @@ class Line:
     extra_bytes: int = 0
     waited_seconds: float = 0.0
     problems: tuple[str, ...] = field(default=())
-
-
-def cases() -> list[Case]:
-    """Every condition but the long cut, on one site and on all."""
-    found: list[Case] = []
-    for kind, where in (("one", (HIT,)), ("all", tuple(SITES))):
-        for name, condition in CONDITIONS.items():
-            if name in ("undisturbed", "cut-6-min"):
-                continue
-            if condition.lasts_seconds == float("inf"):
-                # A tenth is lost, so a ninth is sent again; reordering makes TCP guess wrong.
-                found.append(Case(f"{name}-{kind}", condition, "throughout", where, "small", 0.5))
-                continue
-            moments: tuple[Moment, ...] = ("download", "training", "upload")
-            found += [
-                Case(f"{name}-{moment}-{kind}", condition, moment, where, "large", 0.05)
-                for moment in moments
-                if "half-open" not in name or moment != "training"
-            ]
-    found.append(Case("cut-10-s-private", cut_for(10), "upload", tuple(SITES), "private", 0.3))
-    return found
 
 
 class Matrix:
@@ -362,6 +311,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The network matrix over the link.")
     parser.add_argument("--out", type=Path, default=Path("runs/faults/network.json"))
     parser.add_argument("--only", default="*", help="names of cases, with * and ?")
+    parser.add_argument("--into", type=Path, help="summary.json to which the figures are added")
     given = parser.parse_args()
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder, federation(Path(folder)) as running:
@@ -375,10 +325,22 @@ def main() -> int:
             _say(lines[-1])
             given.out.parent.mkdir(parents=True, exist_ok=True)
             given.out.write_text(json.dumps(summary(lines), indent=2) + "\n")
+    if given.into is not None:
+        add_to(given.into, lines)
     return int(not all(map(is_good, lines)))
 
 
-def summary(lines: Sequence[Line]) -> dict[str, object]:
+def add_to(path: Path, lines: Sequence[Line]) -> None:
+    """Add the cases to the summary that the kill matrix wrote, or begin one."""
+    before = json.loads(path.read_text()) if path.exists() else {"failures": []}
+    own = summary(lines)
+    for name in ("cases", "lost_rounds", "not_identical", "double_releases", "seconds"):
+        before[name] = before.get(name, 0) + own[name]
+    before["failures"] += [asdict(line) for line in lines if not is_good(line)]
+    path.write_text(json.dumps(before, indent=2) + "\n")
+
+
+def summary(lines: Sequence[Line]) -> dict[str, Any]:
     """The figures of ``network.json``."""
     counted = ("lost_rounds", "not_identical", "double_releases", "trained_again")
     return {
