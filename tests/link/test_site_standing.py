@@ -243,7 +243,7 @@ def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("code", "fix"),
     [
-        ("foreign", "its operator has to enrol this site with this key"),
+        ("foreign", "ask its operator for the kit of this site"),
         ("revoked", "its certificate is revoked: ask the operator why"),
         ("other_version", "install the version of asterion that the coordinator has"),
         ("second_process", "another machine runs this site: end one of the two"),
