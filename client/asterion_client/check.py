@@ -6,7 +6,6 @@ What it prints names files: it is for the eyes of the site, on the site's own te
 import copy
 import os
 import shutil
-import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,16 +13,10 @@ from typing import Any
 
 import torch
 
+from asterion_client.check_connection import check_connection
 from asterion_client.check_data import check_data
-from asterion_client.identities import read_identities
 from asterion_client.settings import ConnectionSettings, SiteSettings
-from asterion_shared.connection_check import check_connection
-from asterion_shared.errors import (
-    ConnectionProblemError,
-    FileProblemError,
-    Problem,
-    SettingsError,
-)
+from asterion_shared.errors import Problem, SettingsError
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import read_toml, validate
 
@@ -57,7 +50,7 @@ def check_site(site_toml: Path, plan: Plan | None = None) -> list[Problem]:
     problems += _check_device(settings.compute.device)
     problems += _check_clock()
     if settings.connection is not None or "connection" not in values:
-        problems += _check_connection(settings.connection, settings.name, folder)
+        problems += check_connection(settings.connection, settings.name, folder)
     return problems
 
 
@@ -137,55 +130,3 @@ def _check_clock() -> Iterator[Problem]:
             what=f"this machine thinks it is {time.strftime('%Y-%m-%d')}",
             fix="set the clock: certificates and signatures depend on it",
         )
-
-
-def _check_connection(
-    connection: ConnectionSettings | None, site: str, folder: Path
-) -> Iterator[Problem]:
-    if connection is None:
-        yield Problem(
-            where="connection",
-            what="there is no [connection]",
-            fix="add it before asterion site start; a simulation needs none",
-            fatal=False,
-        )
-        return
-    missing = False
-    for field in ("root_certificate", "private_key"):
-        path = folder / getattr(connection, field)
-        if not path.is_file():
-            missing = True
-            yield Problem(
-                where=f"connection.{field}",
-                what=f"{path} does not exist",
-                fix="put the file there, as the coordinator's operator gave it",
-            )
-        elif field == "private_key" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            yield Problem(
-                where=f"connection.{field}",
-                what=f"{path} has mode {mode:04o}: others can read it",
-                fix=f"chmod 600 {path}",
-            )
-    if not missing and connection.peers is not None:
-        try:
-            read_identities(connection, site, folder)
-        except FileProblemError as error:
-            yield Problem(
-                where="connection.peers", what=f"{error.path} {error.what}", fix=error.fix
-            )
-    if not missing:
-        yield from _check_handshake(connection.address, folder / connection.root_certificate)
-
-
-def _check_handshake(address: str, root_certificate: Path) -> Iterator[Problem]:
-    """Connect and shake hands as the daemon will: name, port, certificate."""
-    try:
-        check_connection(address, root_certificate)
-    except FileProblemError as error:
-        yield Problem(
-            where="connection.root_certificate", what=f"{error.path} {error.what}", fix=error.fix
-        )
-    except ConnectionProblemError as error:
-        what, _, fix = str(error).partition("; ")
-        yield Problem(where="connection.address", what=what, fix=fix)

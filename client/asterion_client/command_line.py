@@ -55,7 +55,9 @@ def status(
         print(json.dumps(asdict(found) | {"problem": problem}))
     else:
         doing = found.working or "waits for orders"
-        stands = f"connected, {doing}" if found.connected else "not connected"
+        heard = "none yet" if found.last_contact is None else _clock(found.last_contact)
+        away = f"not connected; the coordinator's last word: {heard}"
+        stands = f"connected, {doing}" if found.connected else away
         print(f"site {found.site}: {problem or stands}")
     if problem and exit_code:
         raise typer.Exit(UnreachableError.exit_code)
@@ -113,6 +115,17 @@ def new(
         },
     }
     print(settings_to_toml(validate(SiteSettings, values, "site new")), end="")
+
+
+def _clock(seconds: float) -> str:
+    """A moment, UTC in seconds since 1970, for a terminal.
+
+    >>> _clock(0.0)
+    '1970-01-01 00:00 UTC'
+    """
+    from datetime import UTC, datetime
+
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _verdict(num_problems: int, fatal: bool) -> str:

@@ -27,6 +27,7 @@ class Connection:
     address: str
     root_certificate: Path
     private_key: Path
+    proxy: str | None = None
 
 
 def connection_of(settings: SiteSettings, folder: Path) -> Connection:
@@ -49,7 +50,7 @@ def connection_of(settings: SiteSettings, folder: Path) -> Connection:
             raise FileProblemError(path, "no such file", "get it from the coordinator's operator")
     if key.stat().st_mode & 0o077:
         raise FileProblemError(key, "others can read this private key", f"chmod 600 {key}")
-    return Connection(given.address, folder / given.root_certificate, key)
+    return Connection(given.address, folder / given.root_certificate, key, given.proxy)
 
 
 def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> None:
@@ -70,8 +71,7 @@ def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> 
     settings, folder = read_site_settings(site_toml), site_toml.resolve().parent
     connection, given = connection_of(settings, folder), settings.connection
     assert given is not None  # noqa: S101  # it has a connection
-    if given.proxy is None:  # behind one, only the link itself can tell
-        _wait_for_coordinator(connection, wait_seconds, say, stop)
+    _wait_for_coordinator(connection, wait_seconds, say, stop)
     if stop.is_set():
         return
     state = folder / settings.state_folder
@@ -96,7 +96,9 @@ def _wait_for_coordinator(
     until, told = time.monotonic() + wait_seconds, False
     while not stop.is_set():
         try:
-            check_connection(connection.address, connection.root_certificate)
+            check_connection(
+                connection.address, connection.root_certificate, proxy=connection.proxy
+            )
         except UnreachableError as error:
             if time.monotonic() >= until:
                 raise

@@ -11,9 +11,16 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from asterion_client.check_connection import missing_certificate, own_problems
 from asterion_client.daemon import Say
 from asterion_client.settings import ConnectionSettings
-from asterion_client.site_standing import SiteStatus, problem_of, read_status
+from asterion_client.site_standing import (
+    SiteStatus,
+    meaning_of,
+    problem_of,
+    read_status,
+    write_status,
+)
 from asterion_shared.child_process import Service
 from asterion_shared.errors import (
     AsterionError,
@@ -21,6 +28,7 @@ from asterion_shared.errors import (
     FileProblemError,
     PortInUseError,
 )
+from asterion_shared.link.certificate_check import raise_first
 
 CHECK_SECONDS = 0.2
 FAILED_START = "cannot start: "
@@ -44,20 +52,46 @@ def run_on_link(
         stop: set it to end.
 
     Raises:
+        FileProblemError: the certificate is missing, has ended, is another site's or authority's,
+            or is not of this key.
         ConnectionProblemError: the coordinator refuses the site, and did so from the start.
         PortInUseError: the health port is taken.
         AsterionError: the site's process cannot start.
     """
+    _check_own(name, site_toml.parent, connection, say)
     command = [sys.executable, "-m", "asterion_client.link_runner", "--site", str(site_toml)]
     runner = Service("runner", command, state / "logs" / "runner.log")
     daemon = _Daemon(name, connection, state, runner, say)
     with _health(connection, state):
+        _say_it_starts(name, state)
         try:
             runner.start()
             while not stop.wait(CHECK_SECONDS):
                 daemon.look()
         finally:
             runner.stop()
+
+
+def _say_it_starts(name: str, state: Path) -> None:
+    """A status until the site's process writes its own: it takes seconds to import torch."""
+    now = time.time()
+    write_status(
+        state,
+        SiteStatus(
+            site=name, connected=False, last_contact=None, refused="", working="", started=now,
+            written=now,
+        ),
+    )  # fmt: skip
+
+
+def _check_own(name: str, folder: Path, connection: ConnectionSettings, say: Say) -> None:
+    if connection.certificate is None:
+        lacks = missing_certificate()
+        raise FileProblemError(folder / "site.toml", f"{lacks.where} {lacks.what}", lacks.fix)
+    problems = own_problems(connection, name, folder)
+    raise_first(problems)
+    for problem in problems:
+        say(f"warning: {problem}")
 
 
 class _Daemon:
@@ -97,9 +131,9 @@ class _Daemon:
         if status.refused and status.refused != self._refused:
             why = f"the coordinator at {address} refuses site {self._name} ({status.refused})"
             if status.refused in FINAL and not self._was_connected:
-                msg = f"{why}; {_fix(status.refused)}"
+                msg = f"{why}; {meaning_of(status.refused)}"
                 raise ConnectionProblemError(msg)
-            self._say(f"{why}; trying again")
+            self._say(f"{why}; {meaning_of(status.refused)}; trying again")
         self._connected, self._refused = status.connected, status.refused
 
     def _raise_failed_start(self) -> None:
@@ -110,15 +144,6 @@ class _Daemon:
         error = AsterionError(told["message"])
         error.exit_code = told["exit_code"]
         raise error
-
-
-def _fix(code: str) -> str:
-    return {
-        "foreign": "ask its operator for the kit of this site",
-        "revoked": "its certificate is revoked: ask the operator why",
-        "other_version": "install the version of asterion that the coordinator has",
-        "second_process": "another machine runs this site: end one of the two",
-    }[code]
 
 
 @contextmanager

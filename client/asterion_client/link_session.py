@@ -171,25 +171,29 @@ class LinkSession:
         failures = 0
         while not self._stopping.is_set():
             began, refused = time.monotonic(), ""
-            with open_channel(
-                self._settings.address, self._identity, proxy=self._settings.proxy
-            ) as channel:
-                self._stub = service.LinkStub(channel)  # type: ignore[no-untyped-call]
+            # Chunks have a connection of their own: on a slow line the beats of the session would
+            # wait behind them until it looks dead.
+            with self._channel() as session, self._channel() as chunks:
+                self._stub = service.LinkStub(chunks)  # type: ignore[no-untyped-call]
                 try:
-                    self._listen()
+                    self._listen(service.LinkStub(session))  # type: ignore[no-untyped-call]
                 except grpc.RpcError as error:
                     refused = _code(error)
                     if refused and not self._stopping.is_set():
                         LOG.warning("the coordinator refused this site (%s)", refused)
+                    elif self._up.is_set():
+                        LOG.info("the session ended: %s", _words(error))
                 self._up.clear()
                 self._tell(connected=False, refused=refused)
                 failures = 0 if time.monotonic() - began > 10 else failures + 1
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
                 self._stopping.wait(REFUSED_SECONDS if refused else pause)
 
-    def _listen(self) -> None:
-        assert self._stub is not None  # noqa: S101  # set just before
-        self._call = call = self._stub.Attend(self._hello, wait_for_ready=False)
+    def _channel(self) -> grpc.Channel:
+        return open_channel(self._settings.address, self._identity, proxy=self._settings.proxy)
+
+    def _listen(self, stub: service.LinkStub) -> None:
+        self._call = call = stub.Attend(self._hello, wait_for_ready=False)
         silent = _Watchdog(call.cancel)
         try:
             for notice in call:
@@ -367,3 +371,10 @@ class _Watchdog:
 def _code(error: grpc.RpcError) -> str:
     details = error.details() if isinstance(error, grpc.Call) else None
     return code_of(details)
+
+
+def _words(error: grpc.RpcError) -> str:
+    """What gRPC says of a failure, short."""
+    if not isinstance(error, grpc.Call):
+        return type(error).__name__
+    return f"{error.code().name.lower()}, {(error.details() or 'no details')[:200]}"

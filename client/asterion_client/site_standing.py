@@ -12,6 +12,21 @@ FILE = "status.json"
 STALE_SECONDS = 30.0
 """A status that nobody wrote for so long is that of a dead process."""
 
+MEANINGS = {
+    "foreign": "ask its operator for the kit of this site: it has another key, or none, of it",
+    "revoked": "its certificate is revoked: ask the operator why, and for a new kit",
+    "other_version": "install the version of asterion that the coordinator has",
+    "second_process": "another machine runs this site: end one of the two",
+    "disk_problem": "its disk or its database cannot be used: tell its operator",
+    "quota": "this site asks for too much at once: see whether it runs twice",
+}
+"""What to do about a refusal of a whole site."""
+
+
+def meaning_of(code: str) -> str:
+    """What a person at the site can do about the coordinator's refusal."""
+    return MEANINGS.get(code, "tell its operator, and name this code")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SiteStatus:
@@ -45,7 +60,7 @@ class SiteStatus:
         if now - self.written > STALE_SECONDS:
             return f"its process has not written for {now - self.written:.0f} s: it does not run"
         if self.refused:
-            return f"the coordinator refuses it ({self.refused})"
+            return f"the coordinator refuses it ({self.refused}); {meaning_of(self.refused)}"
         if self.connected:
             return ""
         silent = now - max(self.started, self.last_contact or 0.0)

@@ -8,6 +8,7 @@ import typer
 
 from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_shared.carrier import Carrier
+from asterion_shared.errors import ConnectionProblemError
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
 app.add_typer(quarantine_app, name="quarantine")
@@ -38,6 +39,25 @@ def init(
     print(f"{folder}: a coordinator for {', '.join(made.settings.hosts)}, port {port}")
     for name in made.settings.sites:
         print(f"give {made.kit(name)} to site {name}")
+
+
+@app.command()
+def check(folder: Folder = DEFAULT, as_json: AsJson = False) -> None:
+    """Name every problem of certificates, keys, database, disk and port at once."""
+    from asterion_server.keys import open_provisioned
+    from asterion_server.link_check import check_coordinator
+
+    problems = check_coordinator(open_provisioned(folder))
+    if as_json:
+        print(json.dumps({"folder": str(folder), "problems": [
+            {"where": p.where, "what": p.what, "fix": p.fix, "fatal": p.fatal} for p in problems
+        ]}))  # fmt: skip
+    else:
+        for problem in problems:
+            print(f"{'problem' if problem.fatal else 'warning'}: {problem}")
+        print(f"{folder}: {f'{len(problems)} found' if problems else 'no problem found'}")
+    if any(problem.fatal for problem in problems):
+        raise typer.Exit(ConnectionProblemError.exit_code)
 
 
 @app.command()

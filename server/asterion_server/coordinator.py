@@ -9,7 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
-from asterion_server.keys import Provisioned
+from asterion_server.keys import Provisioned, own_problems
 from asterion_server.link_paths import database_url
 from asterion_server.link_reclaim import reclaim_run, runs_with_orders
 from asterion_server.link_store import LinkStore
@@ -24,6 +24,7 @@ from asterion_shared.errors import (
     RunStoppedError,
     UnreachableError,
 )
+from asterion_shared.link.certificate_check import raise_first
 
 START_SECONDS = 90.0
 """How long the listening process may take to answer; a slow machine needs a quarter of it."""
@@ -104,10 +105,12 @@ class LinkCoordinator:
         """Start the link and wait until it answers.
 
         Raises:
+            FileProblemError: a certificate has ended, or does not belong to its key or authority.
             PortInUseError: another process listens on the port.
             ConnectionProblemError: the link did not come up; its last words are named.
             DiskProblemError: the folder is not writable.
         """
+        raise_first(own_problems(self.made))
         check_port(self.made.settings.listen, self.made.settings.port)
         self._reclaim_ended()
         try:

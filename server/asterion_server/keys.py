@@ -4,17 +4,15 @@ Everything is made on the coordinator's machine; a site's folder under ``kits/``
 operator hands over (by hand, not by mail). Private keys have mode 0600.
 """
 
-import ipaddress
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -24,17 +22,19 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID
 from pydantic import Field
 
+from asterion_server.certificates import authority_certificate, host_name, leaf_certificate
+from asterion_server.database_urls import check_database, has_password, problem_of_url
 from asterion_shared.carrier import Carrier
-from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
+from asterion_shared.errors import DiskProblemError, FileProblemError, Problem, UserInputError
 from asterion_shared.files import make_folder, sync_folder, write_atomically
+from asterion_shared.link.certificate_check import certificate_problems
 from asterion_shared.link.identity import SITE_URI
 from asterion_shared.plan import Name
-from asterion_shared.settings_files import Settings, read_toml, validate
+from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
 
-AUTHORITY_DAYS, LEAF_DAYS = 3650, 820
 LOOPBACK = ("localhost", "127.0.0.1")
 """The coordinator's own processes reach it so; its certificate always holds for these."""
 
@@ -57,11 +57,21 @@ class CoordinatorSettings(Settings):
     """What carries the messages: Asterion's own link, or stock Flower."""
 
     database: str | None = None
-    """The link's queue, as SQLAlchemy names it (``postgresql+psycopg://...``); absent: an SQLite
-    file in the coordinator's folder."""
+    """The link's queue, as SQLAlchemy names it (``postgresql+psycopg://HOST/NAME``); absent: an
+    SQLite file in the coordinator's folder. With a password in it the file needs mode 0600."""
 
     runs_at_once: Annotated[int, Field(ge=1, le=64)] = 4
     """Runs that go on at one time under the link; others wait."""
+
+    RULES: ClassVar[tuple[Rule, ...]] = (
+        rule(
+            lambda s: s.database is None or not problem_of_url(s.database),
+            lambda s: (
+                f"database {problem_of_url(s.database or '')}; write for example "
+                "postgresql+psycopg://HOST/NAME and leave the password to PGPASSFILE"
+            ),
+        ),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +161,9 @@ def provision(
     if (folder / "coordinator.toml").exists():  # what a person has set there stays
         given = validate(CoordinatorSettings, read_toml(folder / "coordinator.toml"), "coordinator")
         values |= {"database": given.database, "runs_at_once": given.runs_at_once}
+        check_database(given.database, folder / "coordinator.toml")
     made = Provisioned(folder, validate(CoordinatorSettings, values, "coordinator"))
+    _make_private(folder)
     authority_key, authority = _authority(made)
     _certify_server(made, authority_key, authority)
     if not made.secret.exists():
@@ -162,7 +174,9 @@ def provision(
     for site in made.settings.sites:
         for peer in made.settings.sites:
             _write(made.kit(site) / "peers" / f"{peer}.pem", made.public_key(peer).read_bytes())
-    _write(folder / "coordinator.toml", _toml(made.settings).encode())
+    secret = has_password(made.settings.database)
+    write = _write_private if secret else _write
+    write(folder / "coordinator.toml", _toml(made.settings).encode())
     return made
 
 
@@ -178,12 +192,25 @@ def open_provisioned(folder: Path) -> Provisioned:
         fix = f"make it first: asterion server init {folder} --host NAME --site NAME"
         raise FileProblemError(folder, "is not a coordinator's folder", fix)
     found = Provisioned(folder, validate(CoordinatorSettings, read_toml(path), str(path)))
+    check_database(found.settings.database, path)
     needed = [found.root_certificate, found.certificate, found.private_key, found.secret]
     for file in [*needed, *(found.public_key(site) for site in found.settings.sites)]:
         if not file.exists():
             fix = f"run asterion server init {folder} again with the same hosts and sites"
             raise FileProblemError(file, "no such file", fix)
     return found
+
+
+def own_problems(made: Provisioned, now: datetime | None = None) -> Iterator[Problem]:
+    """What is wrong with the coordinator's own certificate, or will soon be."""
+    return certificate_problems(
+        made.root_certificate,
+        made.certificate,
+        made.private_key,
+        site=None,
+        renew=f"run asterion server init {made.folder} again with the same hosts and sites",
+        now=now,
+    )
 
 
 def public_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:
@@ -212,14 +239,7 @@ def _authority(made: Provisioned) -> tuple[ec.EllipticCurvePrivateKey, x509.Cert
             raise FileProblemError(key_path, "is not an EC key", "remove it, and ca.pem with it")
         return key, x509.load_pem_x509_certificate(made.root_certificate.read_bytes())
     key = ec.generate_private_key(ec.SECP384R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "Asterion coordinator authority")])
-    builder = _dated(AUTHORITY_DAYS, name, name, key.public_key())
-    certificate = (
-        builder.add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(key_cert_sign=True), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .sign(key, hashes.SHA384())
-    )
+    certificate = authority_certificate(key)
     _write_private(key_path, _pem(key))
     _write(made.root_certificate, certificate.public_bytes(Encoding.PEM))
     return key, certificate
@@ -230,8 +250,8 @@ def _certify_server(
 ) -> None:
     key = ec.generate_private_key(ec.SECP384R1())
     hosts = dict.fromkeys((*made.settings.hosts, *LOOPBACK))
-    names = [_host(host) for host in hosts]
-    certificate = _certificate(
+    names = [host_name(host) for host in hosts]
+    certificate = leaf_certificate(
         made.settings.hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, key.public_key(),
         authority_key, authority,
     )  # fmt: skip
@@ -251,30 +271,8 @@ def _certify_site(
         raise FileProblemError(made.public_key(site), "is not an EC key", "enrol the site again")
     names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(f"{SITE_URI}{site}")]
     usage = ExtendedKeyUsageOID.CLIENT_AUTH
-    certificate = _certificate(site, names, usage, key, authority_key, authority)
+    certificate = leaf_certificate(site, names, usage, key, authority_key, authority)
     _write(made.kit(site) / "site.pem", certificate)
-
-
-def _certificate(
-    common_name: str,
-    names: Sequence[x509.GeneralName],
-    usage: x509.ObjectIdentifier,
-    key: ec.EllipticCurvePublicKey,
-    authority_key: ec.EllipticCurvePrivateKey,
-    authority: x509.Certificate,
-) -> bytes:
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
-    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key())
-    certificate = (
-        _dated(LEAF_DAYS, subject, authority.subject, key)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(_usage(digital_signature=True), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([usage]), critical=False)
-        .add_extension(issuer, critical=False)
-        .sign(authority_key, hashes.SHA384())
-    )
-    return certificate.public_bytes(Encoding.PEM)
 
 
 def _enrol(made: Provisioned, site: str) -> None:
@@ -313,54 +311,23 @@ def _toml(settings: CoordinatorSettings) -> str:
     )
 
 
-def _dated(
-    days: int, subject: x509.Name, issuer: x509.Name, public_key: ec.EllipticCurvePublicKey
-) -> x509.CertificateBuilder:
-    # An hour back, because clocks of sites may be behind.
-    begins = datetime.now(UTC) - timedelta(hours=1)
-    return (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(public_key)
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(begins)
-        .not_valid_after(begins + timedelta(days=days))
-    )
-
-
-def _usage(*, key_cert_sign: bool = False, digital_signature: bool = False) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=digital_signature,
-        key_cert_sign=key_cert_sign,
-        crl_sign=key_cert_sign,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        encipher_only=False,
-        decipher_only=False,
-    )
-
-
-def _host(host: str) -> x509.GeneralName:
-    try:
-        return x509.IPAddress(ipaddress.ip_address(host))
-    except ValueError:
-        pass  # not an address, so a name
-    try:
-        return x509.DNSName(host)
-    except ValueError:
-        msg = f"the host {host!r} is neither an address nor a name in ASCII; correct --host"
-        raise UserInputError(msg) from None
-
-
 def _in_url(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _make_private(folder: Path) -> None:
+    """Make the coordinator's folder for its owner alone: updates and models lie in it.
+
+    One that is there keeps its mode.
+    """
+    try:
+        make_folder(folder, 0o700)
+    except OSError as error:
+        raise DiskProblemError(folder, error.strerror or type(error).__name__) from error
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -25,11 +25,12 @@ from asterion_shared.link.refusals import REFUSALS, LinkRefusedError, status_tex
 
 LOG = logging.getLogger("asterion.link")
 MOST_CALLS = 8
-"""Calls of one site at a time, its session among them; an honest site has three."""
+"""Calls of one site at a time, and as many sessions that are about to end; an honest site has two
+calls and one session, and those that a cut has left behind for half a minute."""
 
 MOST_LINES, LINES_PER_SECOND = 50.0, 1.0
-"""Refusals of one site that are logged one by one; then so many a second, with the number of those
-between."""
+"""Lines of the log about one site at a time; then so many a second, with the number of those left
+out."""
 
 UNKNOWN = "unknown"
 Answer = TypeVar("Answer")
@@ -64,7 +65,7 @@ def _reader(kind: type[Message]) -> Callable[[bytes], Message | None]:
 
 @dataclass(slots=True)
 class _Lines:
-    """How many refusals of a site may still be logged."""
+    """How many lines about a site may still be logged."""
 
     left: float = MOST_LINES
     since: float = field(default_factory=time.monotonic)
@@ -81,27 +82,31 @@ class Gate:
 
     def __init__(self, authority: Authority, told: Callable[[str, str], None]) -> None:
         self._authority, self._told = authority, told
-        self._calls: Counter[str] = Counter()
+        self._calls: Counter[tuple[str, bool]] = Counter()
         self._lines: dict[str, _Lines] = {}
 
     @asynccontextmanager
-    async def call(self, request: object, context: Context) -> AsyncIterator[str]:
+    async def call(
+        self, request: object, context: Context, *, is_session: bool = False
+    ) -> AsyncIterator[str]:
         """Admit a call for as long as the block lasts; gives the site's name.
 
         Args:
             request: what was read; None is refused as ``malformed``.
             context: of the call; it is ended when the call is refused.
+            is_session: counted by themselves, so that transfers keep no session out.
         """
         site = await self.admitted(context)
-        if self._calls[site] >= MOST_CALLS:
+        kind = site, is_session
+        if self._calls[kind] >= MOST_CALLS:
             why = f"more than {MOST_CALLS} calls at a time"
             await self.refuse(context, site, LinkRefusedError(code="quota", why=why))
-        self._calls[site] += 1
+        self._calls[kind] += 1
         try:
             await self.readable(context, site, request)
             yield site
         finally:
-            self._calls[site] -= 1
+            self._calls[kind] -= 1
 
     async def readable(self, context: Context, site: str, request: object) -> None:
         """Refuse a message that could not be read."""
@@ -135,11 +140,12 @@ class Gate:
 
     async def refuse(self, context: Context, site: str, error: LinkRefusedError) -> None:
         """End a call with a code."""
-        self._log(site, error)
+        self.log(logging.WARNING, site, f"refused ({error.code}): {error.why}")
         self._told(site, error.code)
         await context.abort(REFUSALS[error.code], status_text(error.code))
 
-    def _log(self, site: str, error: LinkRefusedError) -> None:
+    def log(self, level: int, site: str, words: str) -> None:
+        """A line of the log about a site, unless there were too many."""
         lines, now = self._lines.setdefault(site, _Lines()), time.monotonic()
         lines.left = min(MOST_LINES, lines.left + LINES_PER_SECOND * (now - lines.since))
         lines.since = now
@@ -148,4 +154,4 @@ class Gate:
             return
         more = f" (and {lines.silent} more)" if lines.silent else ""
         lines.left, lines.silent = lines.left - 1.0, 0
-        LOG.warning("site %s: refused (%s): %s%s", site, error.code, error.why, more)
+        LOG.log(level, "site %s: %s%s", site, words, more)

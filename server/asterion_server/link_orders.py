@@ -36,7 +36,9 @@ def order_for(store: LinkStore, site: str, key: bytes) -> StoredOrder:
     """The order that a site names; open, or answered already.
 
     Raises:
-        LinkRefusedError: ``malformed``, ``unknown_order``, ``foreign`` or ``order_over``.
+        LinkRefusedError: ``malformed``, ``unknown_order`` or ``order_over``. An order of another
+            site is an unknown one: whoever knows plan and weights can form its key, and would
+            learn who takes part.
         DiskProblemError: the queue cannot be read.
     """
     if len(key) != HASH_BYTES:
@@ -45,7 +47,8 @@ def order_for(store: LinkStore, site: str, key: bytes) -> StoredOrder:
     if order is None:
         raise LinkRefusedError(code="unknown_order", why=f"no order {key.hex()[:12]}")
     if order.site != site:
-        raise LinkRefusedError(code="foreign", why=f"order {order.key[:12]} is for another site")
+        why = f"order {order.key[:12]} is for another site"
+        raise LinkRefusedError(code="unknown_order", why=why)
     if not (order.state == "answered" or order.is_wanted):
         raise LinkRefusedError(code="order_over", why=f"order {order.key[:12]} is over")
     return order

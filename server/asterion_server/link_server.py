@@ -20,7 +20,7 @@ import grpc
 import grpc.aio
 
 from asterion_server.keys import Provisioned, open_provisioned
-from asterion_server.link_calls import LOG, Context, Gate, handler_of
+from asterion_server.link_calls import LOG, MOST_CALLS, Context, Gate, handler_of
 from asterion_server.link_orders import chunk_of, notice_of, order_for, wanted_part
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports, database_url
 from asterion_server.link_reports import SiteReports, read_report
@@ -117,12 +117,13 @@ class LinkService(service.LinkServicer):
         self, request: wire.Hello | None, context: Context
     ) -> AsyncIterator[wire.Notice]:
         """A site's session; see the ``.proto``."""
-        async with self._gate.call(request, context) as site:
+        async with self._gate.call(request, context, is_session=True) as site:
             assert request is not None  # noqa: S101  # the gate refused it
             session = _Session(site, request.instance_id.hex())
             try:
                 await self._gate.guarded(context, site, lambda: self._open(session, request))
-                LOG.info("site %s: session open (version %s)", site, _word(request.version))
+                words = f"session open (version {_word(request.version)})"
+                self._gate.log(logging.INFO, site, words)
                 reached("L1")
                 welcome = wire.Welcome(site=site, seconds_between_beats=BEAT_SECONDS)
                 yield wire.Notice(welcome=welcome)
@@ -233,7 +234,7 @@ class LinkService(service.LinkServicer):
             if self._sessions.get(session.site) is session:
                 del self._sessions[session.site]
                 self._store.close_session(session.site, session.instance_id)
-                LOG.info("site %s: session closed", session.site)
+                self._gate.log(logging.INFO, session.site, "session closed")
 
     async def _notices(self, session: _Session, context: Context) -> AsyncIterator[wire.Notice]:
         site, sent = session.site, dict[str, tuple[int, float | None]]()
@@ -313,7 +314,7 @@ async def serve(made: Provisioned, stop: Awaitable[object]) -> None:
     link = LinkService(store, made.folder, authority)
     server = grpc.aio.server(
         options=MESSAGE_OPTIONS,
-        maximum_concurrent_rpcs=16 + 8 * len(made.settings.sites),
+        maximum_concurrent_rpcs=16 + 2 * MOST_CALLS * len(made.settings.sites),
     )
     server.add_generic_rpc_handlers((handler_of(link),))
     server.add_secure_port(f"{made.settings.listen}:{made.settings.port}", credentials)

@@ -22,6 +22,9 @@ from asterion_shared.link.refusals import LinkRefusedError
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
+TABLES_LOCK = 0x61737465
+"""Number of the advisory lock under which PostgreSQL's tables are made."""
+
 SESSION_SECONDS = 30.0
 """A session without contact for so long may be taken over by another state folder."""
 
@@ -142,6 +145,9 @@ class LinkStore:
 
     def _make_tables(self) -> None:
         with self._begin() as db:
+            if self._url.get_backend_name() == "postgresql":
+                # Two processes that make the tables at once would be in each other's way.
+                db.execute(sql.select(sql.func.pg_advisory_xact_lock(TABLES_LOCK)))
             _meta.create_all(db)
             found = db.scalar(sql.select(_version.c.version))
             if found is None:

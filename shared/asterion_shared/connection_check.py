@@ -5,6 +5,7 @@ import ssl
 from pathlib import Path
 
 from asterion_shared.errors import ConnectionProblemError, FileProblemError, UnreachableError
+from asterion_shared.proxies import open_tunnel, proxy_for
 
 TIMEOUT_SECONDS = 10.0
 _UNKNOWN_AUTHORITY = (18, 19, 20, 21)
@@ -24,23 +25,24 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def check_connection(address: str, root_certificate: Path) -> None:
+def check_connection(address: str, root_certificate: Path, *, proxy: str | None = None) -> None:
     """Shake hands with the coordinator over TLS and hang up.
 
     Args:
         address: ``host:port``.
         root_certificate: PEM file of the authority that signed the coordinator's certificate.
+        proxy: ``http://host:port`` of a proxy on the way; None: as the environment says.
 
     Raises:
         FileProblemError: the certificate's file is missing or no certificate.
-        UnreachableError: nobody answers at the address.
+        UnreachableError: nobody answers at the address, or the proxy does not let us through.
         ConnectionProblemError: somebody answers, but not with the right certificate.
     """
     host, port = split_address(address)
-    context = _context(root_certificate)
+    context, way = _context(root_certificate), proxy_for(host, proxy)
     try:
         with (
-            socket.create_connection((host, port), TIMEOUT_SECONDS) as raw,
+            _dial(host, port, way) as raw,
             context.wrap_socket(raw, server_hostname=host),
         ):
             return
@@ -59,6 +61,12 @@ def check_connection(address: str, root_certificate: Path) -> None:
             "running, the address, and the firewall"
         )
         raise UnreachableError(msg) from None
+
+
+def _dial(host: str, port: int, proxy: str | None) -> socket.socket:
+    if proxy is None:
+        return socket.create_connection((host, port), TIMEOUT_SECONDS)
+    return open_tunnel(proxy, host, port, TIMEOUT_SECONDS)
 
 
 def _context(root_certificate: Path) -> ssl.SSLContext:

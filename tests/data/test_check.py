@@ -178,7 +178,10 @@ def test_unmapped_labels_are_told_once_each(tmp_path: Path) -> None:
 
 
 def test_a_key_that_is_missing_or_open_to_others(tmp_path: Path) -> None:
-    connection = '[connection]\naddress = "h:1"\nroot_certificate = "ca"\nprivate_key = "key"\n'
+    connection = (
+        '[connection]\ncarrier = "flower"\naddress = "h:1"\n'
+        'root_certificate = "ca"\nprivate_key = "key"\n'
+    )
     path = site(tmp_path, SKY + connection)
     sky(tmp_path / "data" / "field.fits")
     assert fatal(check_site(path)) == ["connection.root_certificate", "connection.private_key"]
@@ -195,7 +198,7 @@ def test_an_address_where_nobody_answers(tmp_path: Path, certificate: Path) -> N
         port = unused.getsockname()[1]
     path = site(
         tmp_path,
-        f'{SKY}[connection]\naddress = "127.0.0.1:{port}"\n'
+        f'{SKY}[connection]\ncarrier = "flower"\naddress = "127.0.0.1:{port}"\n'
         f'root_certificate = "{certificate}"\nprivate_key = "key"\n',
     )
     sky(tmp_path / "data" / "field.fits")

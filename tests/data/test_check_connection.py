@@ -1,4 +1,4 @@
-"""The self-check of the connection: what a wrong address, key or certificate is told."""
+"""The self-check of a connection over stock Flower: a wrong address, key or certificate."""
 
 import datetime
 import ipaddress
@@ -86,7 +86,7 @@ def connected(folder: Path, address: str, key_mode: int = 0o600) -> Path:
     path = folder / "site.toml"
     path.write_text(
         'name = "s"\ntask = "classification"\n[data]\nformat = "npz"\nfolder = "none"\n'
-        f'[connection]\naddress = "{address}"\n'
+        f'[connection]\ncarrier = "flower"\naddress = "{address}"\n'
         'root_certificate = "ca.pem"\nprivate_key = "site.key"\n'
     )
     key = folder / "site.key"

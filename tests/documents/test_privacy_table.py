@@ -40,6 +40,8 @@ def test_every_party_of_every_mode_has_a_line_and_every_line_a_test() -> None:
 
 
 def test_no_test_that_was_written_for_the_table_is_left_out_of_it() -> None:
-    path = ROOT / "tests" / "privacy" / "test_who_learns_what.py"
-    written = set(re.findall(r"^def (test_\w+)\(", path.read_text(), re.MULTILINE))
-    assert written <= set(NAMED.findall(section()))
+    for path in ("privacy/test_who_learns_what.py", "link/test_who_learns_what_link.py"):
+        text = (ROOT / "tests" / path).read_text(encoding="utf-8")
+        written = set(re.findall(r"^def (test_\w+)\(", text, re.MULTILINE))
+        assert len(written) > 5
+        assert written <= set(NAMED.findall(section())), path

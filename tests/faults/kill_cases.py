@@ -158,22 +158,23 @@ def whole_matrix() -> list[Case]:
     return spread([*single_cases(steps), *pair_cases(steps)])
 
 
+FEW: tuple[tuple[str, str, str], ...] = (
+    ("prox", "S1", "L1"), ("record", "C1", "S2"), ("prox", "C2", "S4"), ("centre", "C3", "S6"),
+    ("sitenoise", "L2", "S5"), ("prox", "L3", "C4"), ("record", "S3", "L4"),
+    ("centre", "L5", "C5"), ("sitenoise", "S7", "C6"), ("prox", "C7", "C8"),
+)  # fmt: skip
+"""Plans and steps of which every change tests each once, two in a run to save time."""
+
+
 def few_cases() -> list[Case]:
-    """Each step once, with a plan in turn, and a few pairs: what every change is tested with."""
-    steps = [row.step for row in step_table(PROTOCOL.read_text(encoding="utf-8"))]
-    plans = ("prox", "sitenoise", "momentum", "record", "centre")
-    singles = [
-        Case(plan, _alone(step, f"few {step}", n))
-        for n, step in enumerate(steps)
-        if takes(plan := "record" if step == "C1" else plans[n % len(plans)], step)
+    """What every change is tested with: :data:`FEW`, two processes together, and everything."""
+    turns = [
+        Case(plan, (_stop(first, f"few {first}", n), _stop(second, f"few {second}", n + 1)))
+        for n, (plan, first, second) in enumerate(FEW)
     ]
-    pairs = [
-        Case("prox", (_stop("S4", "few pair", 0),), ("link",)),
-        Case("record", (_stop("S5", "few pair", 1),), ("run",)),
-        Case("momentum", (_stop("C5", "few pair", 2), _stop("L4", "few pair b", 2))),
-        Case("sitenoise", (_stop("S4", "few all", 2),), "all"),
-    ]
-    return spread([*singles, *pairs])
+    together = Case("prox", (_stop("S4", "few together", 0),), ("link",))
+    everything = Case("sitenoise", (_stop("S4", "few everything", 2),), "all")
+    return spread([*turns, together, everything])
 
 
 def spread(cases: Iterable[Case]) -> list[Case]:

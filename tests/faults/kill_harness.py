@@ -21,6 +21,7 @@ from tests.live.conftest import SITES, Federation, running_federation
 from asterion_server.launch import launch
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
+from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError
 from asterion_shared.link.steps import STEPS
 from asterion_shared.result import Result
@@ -149,13 +150,13 @@ class Harness:
         alike = [kind, *(PRIVATE if kind in PRIVATE else ())]
         return next(self.counted[known] for known in alike if known in self.counted)
 
-    def wait_until_whole(self, seconds: float = 90.0) -> None:
+    def wait_until_whole(self, seconds: float = 180.0) -> None:
         """Wait until every process is there and every site is connected."""
         until = time.monotonic() + seconds
         while not self._is_whole():
             self._keep_daemons()
             assert time.monotonic() < until, "the federation does not come back"
-            time.sleep(0.1)
+            time.sleep(0.5)
 
     def orders_of(self, run: str) -> int:
         """How many orders of a run are in the queue."""
@@ -187,6 +188,8 @@ class Harness:
             time.sleep(LOOK_SECONDS)
         if follower.is_alive():
             problems.append(f"no end after {END_SECONDS} s")
+            RunFolder(self.made.runs / run).stop_file.touch()  # or it would be in the way
+            follower.join(60.0)
         look(run)
         seconds = time.monotonic() - began
         return Played(run, told[0] if told else None, " ".join(problems), (), {}, seconds)

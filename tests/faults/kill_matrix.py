@@ -19,13 +19,19 @@ from tests.faults.kill_checks import Verdict, judge
 from tests.faults.kill_harness import Harness, stopped_federation
 
 
-def play_all(harness: Harness, cases: Sequence[Case], out: Path | None = None) -> dict[str, Any]:
+def play_all(
+    harness: Harness,
+    cases: Sequence[Case],
+    out: Path | None = None,
+    before: dict[str, Any] | None = None,
+) -> dict[str, Any]:
     """Play cases one after the other.
 
     Args:
         harness: a federation.
         cases: in their order.
         out: folder of ``summary.json``; None: it is not written.
+        before: the summary of the same cases' first ones, which are not played again.
 
     Returns:
         The summary: ``cases``, ``lost_rounds``, ``not_identical``, ``double_releases``, seconds of
@@ -34,14 +40,16 @@ def play_all(harness: Harness, cases: Sequence[Case], out: Path | None = None) -
     began = time.monotonic()
     for kind in undisturbed_kinds(cases):
         harness.undisturbed(kind)
-    summary: dict[str, Any] = {"cases": 0, "lost_rounds": 0, "not_identical": 0,
-                               "double_releases": 0, "failures": [], "played": []}  # fmt: skip
-    for number, case in enumerate(cases, start=1):
+    summary = before or {"cases": 0, "of": len(cases), "lost_rounds": 0, "not_identical": 0,
+                         "double_releases": 0, "seconds": 0.0, "daemon_starts": 0,
+                         "failures": [], "played": []}  # fmt: skip
+    seconds, starts = summary["seconds"], summary["daemon_starts"]
+    for number, case in list(enumerate(cases, start=1))[summary["cases"] :]:
         played = harness.play(case, harness.name_of(case.plan, number))
         verdict = judge(harness, case, played)
         _add(summary, case, verdict, played.seconds)
-        summary["seconds"] = round(time.monotonic() - began, 1)
-        summary["daemon_starts"] = harness.num_daemon_starts
+        summary["seconds"] = round(seconds + time.monotonic() - began, 1)
+        summary["daemon_starts"] = starts + harness.num_daemon_starts
         found = "; ".join(verdict.faults) or "exact"
         print(f"{number:4d}/{len(cases)} {case}: {played.seconds:.1f} s, {found}", flush=True)  # noqa: T201
         if out is not None:
@@ -72,14 +80,17 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/faults"))
     parser.add_argument("--few", action="store_true", help="only what every change is tested with")
     parser.add_argument("--only", default="", help="only cases that have this in their name")
+    parser.add_argument("--resume", action="store_true", help="go on after what summary.json has")
     parser.add_argument("--keep", action="store_true", help="keep the federation's folder")
     given = parser.parse_args()
     cases = [c for c in (few_cases() if given.few else whole_matrix()) if given.only in str(c)]
     given.out.mkdir(parents=True, exist_ok=True)
+    known = given.out / "summary.json"
+    before = json.loads(known.read_text()) if given.resume and known.exists() else None
     root = Path(tempfile.mkdtemp(prefix="asterion-faults-"))
     try:
         with stopped_federation(root) as harness:
-            summary = play_all(harness, cases, given.out)
+            summary = play_all(harness, cases, given.out, before)
     finally:
         if given.keep:
             print(root)  # noqa: T201

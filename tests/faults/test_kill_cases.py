@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from tests.faults.kill_cases import (
     EVERYTHING,
+    FEW,
     PLANS,
     SEED,
     Case,
@@ -22,6 +23,7 @@ from tests.faults.kill_cases import (
     times_of,
     whole_matrix,
 )
+from tests.faults.kill_matrix import undisturbed_kinds
 from tests.faults.step_table import PROTOCOL, WHO, step_table, steps_in_code
 
 from asterion_shared.link.steps import STEPS, STOP_VARIABLE
@@ -64,10 +66,13 @@ def test_the_matrix_stops_at_each_step_for_each_plan() -> None:
 
 
 def test_what_every_change_is_tested_with_has_each_step_once() -> None:
+    assert sorted(step for _, *steps in FEW for step in steps) == sorted(STEPS)
+    assert all(takes(plan, step) for plan, *steps in FEW for step in steps)
     few = few_cases()
-    assert sorted({alone(case) for case in few}) == sorted(STEPS)
-    assert {case.plan for case in few} == set(PLANS)
-    assert len(few) == len(STEPS) + 4
+    assert len(few) == len(FEW) + 2
+    assert [case.struck for case in few if case.struck].count("all") == 1
+    assert undisturbed_kinds(few) == ["prox", "sitenoise"]
+    assert undisturbed_kinds(whole_matrix()) == ["prox", "momentum", "sitenoise"]
 
 
 def test_pairs_are_the_same_at_each_call_and_of_every_plan() -> None:

@@ -244,6 +244,28 @@ def test_orders_at_work(store: LinkStore) -> None:
     assert store.orders_at_work() == {"south": ("run", 4)}
 
 
+def test_many_processes_open_a_new_queue_at_once(url: str) -> None:
+    gate, failed = threading.Barrier(6), []
+
+    def begin() -> None:
+        gate.wait()
+        try:
+            LinkStore(url).close()
+        except DiskProblemError as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=begin) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+    engine = sql.create_engine(url)
+    with engine.begin() as db:
+        assert db.exec_driver_sql("SELECT version FROM link_version").all() == [(1,)]
+    engine.dispose()
+
+
 def test_another_version_is_refused(store: LinkStore, url: str) -> None:
     engine = sql.create_engine(url)
     with engine.begin() as db:

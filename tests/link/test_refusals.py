@@ -139,7 +139,7 @@ def test_unknown_foreign_and_late_orders(link: Loopback, refused) -> None:
         lambda: other.stub.Offer(report(key, parcel)),
         lambda: list(other.stub.Download(wire.Wanted(key=key, part=1, chunks=[0]))),
     ):
-        refused("foreign", work, "south")
+        refused("unknown_order", work, "south")
     short = link.post(grid, "north", 2, ttl_seconds=0.2)
     time.sleep(0.25)
     refused("order_over", lambda: site.stub.Submit(report(short, parcel)))
@@ -259,15 +259,16 @@ def test_other_version(link: Loopback, refused) -> None:
 
 def test_quota_of_calls(link: Loopback, refused) -> None:
     site, other = link.site(), link.site("south")
-    calls = [site.attend() for _ in range(1)]
-    grid = link.grid()
+    calls, grid = [], link.grid()
+    site.attend()
     key = link.post(grid, "north", vector=noise(32 * 2**18))
     wanted = wire.Wanted(key=key, part=1, chunks=range(32))
-    for _ in range(link_calls.MOST_CALLS - 1):
+    for _ in range(link_calls.MOST_CALLS):
         calls.append(site.stub.Download(wanted))
         next(calls[-1])  # the others are not read: flow control holds them
     refused("quota", lambda: list(site.stub.Download(wanted)))
     assert other.attend()  # one site's flood is not another's
+    assert site.attend()  # and keeps its own next session not out
     calls.pop().cancel()
     eventually(lambda: _served(site, wanted))
     for call in calls:
@@ -348,7 +349,7 @@ def test_a_flood_of_mistakes_ends_the_session_and_not_the_log(
     for _ in range(300):
         refusal_of(lambda: site.stub.Submit(wire.Report(key=b"?")))
     lines = [line for line in caplog.messages if "site north: refused (malformed)" in line]
-    assert link_calls.MOST_LINES <= len(lines) <= link_calls.MOST_LINES + 30
+    assert link_calls.MOST_LINES - 5 <= len(lines) <= link_calls.MOST_LINES + 30
     assert eventually(lambda: not session.is_active())
     link.post(grid, "south")
     assert next(n for n in theirs if n.WhichOneof("what") == "order")

@@ -38,8 +38,11 @@ def open_channel(address: str, identity: Identity, *, proxy: str | None = None) 
     options = [
         *MESSAGE_OPTIONS,
         ("grpc.initial_reconnect_backoff_ms", 200),
-        ("grpc.min_reconnect_backoff_ms", 1_000),
+        # How long one attempt may take: TCP and TLS need three round trips, of 4 s on a bad line.
+        ("grpc.min_reconnect_backoff_ms", 20_000),
         ("grpc.max_reconnect_backoff_ms", 5_000),
+        # Two channels of a process would else share one connection.
+        ("grpc.use_local_subchannel_pool", 1),
     ]
     if proxy is not None:
         options.append(("grpc.http_proxy", proxy))

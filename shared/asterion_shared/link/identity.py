@@ -64,7 +64,8 @@ class FolderAuthority:
 
     Attributes:
         enrolled: folder with ``NAME.pem``, the sites' public keys.
-        revoked: file with the serial numbers of revoked certificates, hexadecimal, one a line.
+        revoked: file with the serial numbers of revoked certificates, hexadecimal as OpenSSL prints
+            them or in lower case, one a line.
     """
 
     enrolled: Path
@@ -82,7 +83,7 @@ class FolderAuthority:
                 code="foreign", why=f"site {site!r} is enrolled with another key"
             )
         listed = self.revoked.read_text(encoding="ascii").split() if self.revoked.exists() else []
-        if f"{known.serial_number:x}" in listed:
+        if f"{known.serial_number:x}" in (word.lower().lstrip("0") for word in listed):
             raise LinkRefusedError(
                 code="revoked", why=f"the certificate of site {site!r} is revoked"
             )

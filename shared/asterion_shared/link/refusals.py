@@ -25,10 +25,10 @@ REFUSALS: dict[str, grpc.StatusCode] = {
 """``malformed``: not a message of this version; ``too_large``: more bytes than the order allows;
 ``wrong_chunk``: not the bytes that were announced; ``chunks_missing``: a report came before its
 chunks; ``not_offered``: chunks of a report that nobody announced; ``unknown_order`` and
-``order_over``: an answer to what was never asked, or no longer is; ``foreign``: not this site's;
-``revoked``: no longer admitted; ``second_process``: another process has the site's session;
-``other_version``: the sides do not fit; ``quota``: too much at once; ``disk_problem``: the
-coordinator cannot store it."""
+``order_over``: an answer to what this site was never asked, or no longer is; ``foreign``: the
+certificate is no enrolled site's; ``revoked``: no longer admitted; ``second_process``: another
+process has the site's session; ``other_version``: the sides do not fit; ``quota``: too much at
+once; ``disk_problem``: the coordinator cannot store it."""
 
 _MARK = "asterion: "
 

@@ -1,0 +1,132 @@
+"""Whether what one end of the link proves itself with belongs together, and holds now."""
+
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+
+from asterion_shared.errors import FileProblemError, Problem
+from asterion_shared.link.identity import Identity, read_identity, site_name
+from asterion_shared.link.refusals import LinkRefusedError
+
+WARNING_DAYS = 60
+"""So long before a certificate ends it is named."""
+
+
+def certificate_problems(
+    root: Path,
+    certificate: Path,
+    private_key: Path,
+    *,
+    site: str | None,
+    renew: str,
+    now: datetime | None = None,
+) -> Iterator[Problem]:
+    """Every problem of one end's certificate, key and authority.
+
+    Args:
+        root: PEM file of the authority's certificate.
+        certificate: this end's, PEM.
+        private_key: of that certificate.
+        site: name of the site; None at the coordinator.
+        renew: what to do about a certificate that is none of this authority's, or ends.
+        now: UTC; None: the clock's.
+
+    Yields:
+        Problems, those of files that are missing or unreadable first; nothing when all is well.
+    """
+    try:
+        identity = read_identity(root, certificate, private_key)
+        authority = _authority(root, identity)
+    except FileProblemError as error:
+        yield Problem(where=error.path, what=error.what, fix=error.fix)
+        return
+    own, moment = x509.load_pem_x509_certificate(identity.certificate), now or datetime.now(UTC)
+    yield from _date_problems(root, authority, renew, moment)
+    yield from _own_problems(certificate, own, authority, renew, moment)
+    if site is not None:
+        yield from _name_problems(certificate, own, site)
+
+
+def site_problems(
+    certificate: Path, site: str, root: Path, now: datetime | None = None
+) -> Iterator[Problem]:
+    """What is wrong with the certificate that a coordinator gave a site, or will soon be.
+
+    Args:
+        certificate: as it lies in the site's kit; a kit that was removed is no problem.
+        site: the site's name.
+        root: PEM file of the authority's certificate.
+        now: UTC; None: the clock's.
+    """
+    if not (certificate.is_file() and root.is_file()):
+        return
+    renew = f"run asterion server init again, and give site {site} its new site.pem"
+    try:
+        own = x509.load_pem_x509_certificate(certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(root.read_bytes())
+    except ValueError:
+        yield Problem(where=str(certificate), what="is not a PEM certificate", fix=renew)
+        return
+    yield from _own_problems(certificate, own, authority, renew, now or datetime.now(UTC))
+
+
+def _own_problems(
+    path: Path, own: x509.Certificate, authority: x509.Certificate, renew: str, now: datetime
+) -> Iterator[Problem]:
+    try:
+        own.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        what = "was not issued by the authority in ca.pem"
+        yield Problem(where=str(path), what=what, fix=renew)
+    yield from _date_problems(path, own, renew, now)
+
+
+def raise_first(problems: Iterable[Problem]) -> None:
+    """Raise the first fatal problem as an error.
+
+    Raises:
+        FileProblemError: there is one.
+    """
+    for problem in problems:
+        if problem.fatal:
+            raise FileProblemError(problem.where, problem.what, problem.fix)
+
+
+def _authority(root: Path, identity: Identity) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(identity.root)
+    except ValueError:
+        fix = "put the coordinator's ca.pem there"
+        raise FileProblemError(root, "is not a PEM certificate", fix) from None
+
+
+def _date_problems(
+    path: Path, held: x509.Certificate, renew: str, now: datetime
+) -> Iterator[Problem]:
+    begins, ends = held.not_valid_before_utc, held.not_valid_after_utc
+    if now < begins:
+        what = (
+            f"holds from {begins:%Y-%m-%d %H:%M} UTC on, and this clock says {now:%Y-%m-%d %H:%M}"
+        )
+        yield Problem(where=str(path), what=what, fix="set the clock of this machine")
+    elif now > ends:
+        yield Problem(where=str(path), what=f"ended on {ends:%Y-%m-%d}", fix=renew)
+    elif ends - now < timedelta(days=WARNING_DAYS):
+        what = f"ends on {ends:%Y-%m-%d}, in {(ends - now).days} days"
+        yield Problem(where=str(path), what=what, fix=renew, fatal=False)
+
+
+def _name_problems(path: Path, own: x509.Certificate, site: str) -> Iterator[Problem]:
+    try:
+        named = site_name(own)
+    except LinkRefusedError:
+        what = "is not the certificate of a site"
+        yield Problem(where=str(path), what=what, fix="take site.pem of this site's kit")
+        return
+    if named != site:
+        what = f"is the certificate of site {named!r}, and site.toml says {site!r}"
+        fix = "correct name in site.toml, or take this site's own kit"
+        yield Problem(where=str(path), what=what, fix=fix)

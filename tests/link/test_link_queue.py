@@ -1,0 +1,103 @@
+"""`asterion server status`, `resume`, and how runs stand, where the link carries the messages."""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.flower.conftest import make_plan
+from tests.link.loopback import Loopback, eventually
+
+from asterion_server.keys import open_provisioned
+from asterion_server.run_folder import Launch, RunFolder
+from asterion_server.run_queue import LinkQueue
+from asterion_shared.command_line import main
+from asterion_shared.errors import AsterionError
+
+
+@pytest.fixture
+def asterion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    def run(*words: object) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["asterion", *map(str, words)])
+        code = 0
+        try:
+            main()
+        except SystemExit as error:
+            code = int(error.code or 0)
+        captured = capsys.readouterr()
+        assert "Traceback" not in captured.err
+        return code, captured.out + captured.err
+
+    return run
+
+
+def launched(link: Loopback, name: str) -> RunFolder:
+    folder = RunFolder(link.made.runs / name)
+    folder.path.mkdir(parents=True)
+    folder.plan_file.write_text(make_plan().canonical())
+    folder.write_launch(Launch(sites=("north", "south")))
+    return folder
+
+
+def test_how_sites_stand(link: Loopback, asterion) -> None:
+    def told() -> dict:
+        code, said = asterion("server", "status", "--folder", link.made.folder, "--json")
+        assert code == 0
+        return json.loads(said)["sites"]
+
+    assert {name: site["state"] for name, site in told().items()} == {
+        "north": "registered", "south": "registered", "west": "registered"
+    }  # fmt: skip
+    north, south = link.site("north"), link.site("south")
+    session, gone = north.attend(), south.attend()
+    gone.cancel()
+    eventually(lambda: told()["south"]["state"] == "away")
+    assert told()["north"]["state"] == "configured"
+    link.post(link.grid("mammography"), "north", 7)
+    assert next(session).WhichOneof("what") == "order"
+    eventually(lambda: told()["north"]["state"] == "training")
+    assert told()["north"] == {
+        "state": "training", "since": None, "run": "mammography", "round": 7
+    }  # fmt: skip
+    code, said = asterion("server", "status", "--folder", link.made.folder)
+    assert code == 0
+    assert "site north: training, round 7 of run mammography" in said
+    assert "site west: registered, never heard of" in said
+    assert "site south: away, since " in said
+
+
+def test_resume(link: Loopback, asterion) -> None:
+    folder = link.made.folder
+    code, said = asterion("server", "resume", "nothing", "--folder", folder)
+    assert code == 2
+    assert "no run 'nothing' was launched; known are: none" in said
+    run = launched(link, "outcome")
+    queue = LinkQueue(open_provisioned(folder))
+    # Launched and not ended: the coordinator's daemon begins it without a hand.
+    assert queue.standing(run) == "waiting"
+    code, said = asterion("server", "resume", "outcome", "--folder", folder)
+    assert (code, "needs no resuming" in said) == (0, True)
+    run.write_problem(AsterionError("its process died 5 times"))
+    assert (queue.standing(run), run.has_ended) == ("ended", True)
+    code, said = asterion("server", "resume", "outcome", "--folder", folder)
+    assert (code, "run outcome goes on" in said) == (0, True)
+    assert (queue.standing(run), run.has_ended) == ("waiting", False)
+    assert run.read_launch().sites == ("north", "south")
+    code, said = asterion("server", "resume", "UPPER", "--folder", folder)
+    assert code == 2
+
+
+def test_without_a_coordinator_it_is_said(link: Loopback, asterion) -> None:
+    launched(link, "outcome")
+    link.server.stop()
+    for words in (("status",), ("resume", "outcome")):
+        began = time.monotonic()
+        code, said = asterion("server", *words, "--folder", link.made.folder)
+        assert code == 32, said
+        assert time.monotonic() - began < 10
+
+
+def test_a_folder_of_no_coordinator(asterion, tmp_path: Path) -> None:
+    code, said = asterion("server", "status", "--folder", tmp_path)
+    assert (code, "asterion server init" in said) == (11, True)
