@@ -124,8 +124,7 @@ class Matrix:
             self._endure(case.sites, case.condition, SLOW[case.plan])
         line, _ = self._judge(case.name, launched, began, calm)
         running.net.set_all(UNDISTURBED)
-        extra = _difference(running.sent_bytes(), sent)
-        worst = max(extra[site][way] - calm.sent[site][way] for site in SITES for way in (0, 1))
+        worst = self._extra_bytes(sent, calm)
         allowed = CHUNK_BYTES + case.spare * max(max(pair) for pair in calm.sent.values())
         problems = line.problems
         if worst > allowed:
@@ -139,9 +138,11 @@ class Matrix:
         running, calm = self.running, self.calm("large")
         running.net.set_all(SLOW["large"])
         launched, began = self._launch(plan_of("large"), f"{WAITED}-{self._number}")
+        sent = running.sent_bytes()
         self.until("upload", launched)
         self._endure((HIT,), cut_for(seconds), SLOW["large"])
         line, result = self._judge(f"{WAITED}-{seconds:.0f}-s", launched, began, calm)
+        extra = self._extra_bytes(sent, calm)
         later = line.seconds - calm.seconds
         problems = list(line.problems)
         if not seconds - BACK_SECONDS <= later <= seconds + BACK_SECONDS:
@@ -150,7 +151,11 @@ class Matrix:
             problems.append(f"nothing says that {HIT} was waited for: {result.headline}")
         if not any(e.get("state") == "away" and e["site"] == HIT for e in launched.events()):
             problems.append("no event says that the site was away")
-        return replace(line, waited_seconds=round(later, 1), problems=tuple(problems))
+        if extra > 2 * CHUNK_BYTES:
+            problems.append(f"{extra} bytes beyond the undisturbed run, allowed are two chunks")
+        return replace(
+            line, extra_bytes=extra, waited_seconds=round(later, 1), problems=tuple(problems)
+        )
 
     def close_at_deadline(self, seconds: float) -> Line:
         """The cable is pulled in the middle of a round that closes at its deadline."""
@@ -230,6 +235,11 @@ class Matrix:
         self.running.wait_until_connected()
         self.running.reset_counts()
         return self.running.launch(plan, run), time.monotonic()
+
+    def _extra_bytes(self, before: dict[str, tuple[int, int]], calm: Calm) -> int:
+        """Bytes sent since ``before`` beyond the undisturbed run's, of the worst site and way."""
+        sent = _difference(self.running.sent_bytes(), before)
+        return max(sent[site][way] - calm.sent[site][way] for site in SITES for way in (0, 1))
 
     def _set(self, sites: Sequence[str], condition: Condition) -> None:
         for site in sites:
