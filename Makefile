@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo test test-slow test-faults test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
+.PHONY: proto demo test test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -20,8 +20,15 @@ test: $(INSTALLED)  ## every test but the nightly ones, live federations include
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0
 
-test-faults: $(INSTALLED)  ## processes killed at every step of the protocol, alone and in pairs
-	$(BIN)/python -m tests.faults.kill_matrix --out runs/faults
+test-faults: $(INSTALLED)  ## processes killed at every step, alone and in pairs; bad networks (root)
+	failed=0; \
+	$(BIN)/python -m tests.faults.kill_matrix --out runs/faults || failed=1; \
+	$(BIN)/python -m tests.network.matrix --out runs/faults/network.json \
+	    --into runs/faults/summary.json || failed=1; \
+	exit $$failed
+
+test-soak: $(INSTALLED)  ## 100 virtual sites for 100 rounds over the real link: does anything grow?
+	$(BIN)/python -m tests.network.soak --out runs/faults/soak.json
 
 test-fast: $(INSTALLED)  ## without real Flower processes and without what takes minutes
 	$(BIN)/python -m pytest -m "not live and not slow and not nightly"

@@ -13,7 +13,7 @@ STALE_SECONDS = 30.0
 """A status that nobody wrote for so long is that of a dead process."""
 
 MEANINGS = {
-    "foreign": "its operator has to enrol this site with this key: ask for the kit of this site",
+    "foreign": "ask its operator for the kit of this site: it has another key, or none, of it",
     "revoked": "its certificate is revoked: ask the operator why, and for a new kit",
     "other_version": "install the version of asterion that the coordinator has",
     "second_process": "another machine runs this site: end one of the two",

@@ -115,7 +115,7 @@ def _revoked(path: Path, link: Loopback) -> None:
         (_other_key, ["site.key: does not belong to the certificate site.pem"]),
         (_other_site, ["is the certificate of site 'south', and site.toml says 'north'"]),
         (_rubbish, ["site.pem: is not a PEM certificate"]),
-        (_not_enrolled, ["refuses this site (foreign); its operator has to enrol"]),
+        (_not_enrolled, ["refuses this site (foreign); ask its operator for the kit"]),
         (_revoked, ["refuses this site (revoked); its certificate is revoked"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",

@@ -18,8 +18,10 @@ from asterion_client.link_daemon import FAILED_START, FINAL, run_on_link
 from asterion_client.link_runner import LinkRunner
 from asterion_client.settings import ConnectionSettings, read_site_settings
 from asterion_client.site_standing import (
+    MEANINGS,
     STALE_SECONDS,
     SiteStatus,
+    meaning_of,
     problem_of,
     read_status,
     write_status,
@@ -33,6 +35,7 @@ from asterion_shared.errors import (
     FileProblemError,
     PortInUseError,
 )
+from asterion_shared.link.refusals import REFUSALS
 
 NOW = 1_000_000.0
 WELL = SiteStatus(
@@ -111,6 +114,10 @@ def status_now(**changed: Any) -> SiteStatus:
     return replace(WELL, **(times | changed))
 
 
+def minute(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(seconds))
+
+
 def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
     code, said = asterion("site", "status", site_toml)
     assert (code, "start the site: asterion site start" in said) == (11, True)
@@ -118,7 +125,16 @@ def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
     for changed, words, problem in (
         ({}, "site north: connected, waits for orders", ""),
         ({"working": "train of round 3"}, "site north: connected, train of round 3", ""),
-        ({"connected": False}, "site north: not connected", ""),
+        (
+            {"connected": False, "last_contact": None, "started": now},
+            "site north: not connected; the coordinator's last word: none yet",
+            "",
+        ),
+        (
+            {"connected": False, "last_contact": now},
+            f"site north: not connected; the coordinator's last word: {minute(now)}",
+            "",
+        ),
         (
             {"connected": False, "last_contact": now - 130},
             "site north: no handshake with the coordinator for 2 minutes",
@@ -126,8 +142,8 @@ def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
         ),
         (
             {"connected": False, "refused": "foreign"},
-            "site north: the coordinator refuses it (foreign)",
-            "the coordinator refuses it (foreign)",
+            f"site north: the coordinator refuses it (foreign); {meaning_of('foreign')}",
+            f"the coordinator refuses it (foreign); {meaning_of('foreign')}",
         ),
     ):
         write_status(state, status_now(**changed))
@@ -212,7 +228,10 @@ def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert found.look(connected=False) == []
     assert found.look() == ["site north: connected to center:8000, waiting for orders"]
     # A refusal of a site that was connected is said once, and it goes on.
-    line = "the coordinator at center:8000 refuses site north (revoked); trying again"
+    line = (
+        "the coordinator at center:8000 refuses site north (revoked); its certificate is revoked: "
+        "ask the operator why, and for a new kit; trying again"
+    )
     assert found.look(connected=False, refused="revoked") == [line]
     assert found.look(connected=False, refused="revoked") == []
     found.running = False
@@ -239,7 +258,8 @@ def test_a_site_that_is_refused_from_the_start_ends(
 
 
 def test_every_final_refusal_has_its_fix() -> None:
-    assert [bool(link_daemon._fix(code)) for code in FINAL] == [True] * 4
+    assert set(FINAL) < set(MEANINGS) < set(REFUSALS)
+    assert meaning_of("order_over") == "tell its operator, and name this code"
 
 
 def test_a_process_that_cannot_start_says_why(

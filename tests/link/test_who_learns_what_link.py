@@ -235,7 +235,7 @@ def test_what_the_link_stores_and_when_it_goes(link: Loopback) -> None:
     assert not any(p in data for p in pieces(UPDATE) for data in files_below(center).values())
     grid.close()
     assert link.store.order(second.hex()) is None
-    assert not list((center / "link" / "orders" / "run").iterdir())
+    assert not list((center / "link" / "orders").rglob("run/*"))
 
 
 def test_others_on_the_coordinators_machine_cannot_enter_its_folder(link: Loopback) -> None:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from tests.network.conditions import CONDITIONS, UNDISTURBED, Condition, Direction, both, cut_for
+from tests.network.conditions import UNDISTURBED, Condition, cut_for
 from tests.network.connect_proxy import proxy
 from tests.network.federation import (
     INNER,
@@ -34,21 +34,12 @@ from tests.network.federation import (
     plan_of,
     wait_for,
 )
+from tests.network.matrix_cases import HIT, SLOW, Case, Moment, cases
 
 from asterion_shared.link.parcels import CHUNK_BYTES
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result
 
-Moment = Literal["download", "training", "upload", "throughout"]
-SLOW = {
-    "large": both(Direction(rate_bits_per_second=16e6, queue_bytes=262_144)),
-    "small": both(Direction(rate_bits_per_second=2.5e6, queue_bytes=65_536)),
-    "private": both(Direction(rate_bits_per_second=2.5e6, queue_bytes=65_536)),
-}
-"""In force before and after a disturbance, so that a transfer lasts long enough to be hit: two
-seconds."""
-
-HIT = "north"
 END_SECONDS = 300.0
 """A run that has not ended so long after its disturbance has not ended."""
 
@@ -56,27 +47,6 @@ BACK_SECONDS = 30.0
 """How long after the end of a cut a run may take to notice it, at most."""
 
 WAITED, CLOSED = "cable-wait", "cable-quorum"
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A disturbance of one run.
-
-    Attributes:
-        name: of the case.
-        condition: of the network.
-        moment: of round 2 when it begins; ``throughout``: before the run.
-        sites: that are hit.
-        plan: kind of the plan.
-        spare: fraction of the undisturbed run's bytes that may be sent beyond them, a chunk more.
-    """
-
-    name: str
-    condition: Condition
-    moment: Moment
-    sites: tuple[str, ...]
-    plan: str
-    spare: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,27 +79,6 @@ class Line:
     extra_bytes: int = 0
     waited_seconds: float = 0.0
     problems: tuple[str, ...] = field(default=())
-
-
-def cases() -> list[Case]:
-    """Every condition but the long cut, on one site and on all."""
-    found: list[Case] = []
-    for kind, where in (("one", (HIT,)), ("all", tuple(SITES))):
-        for name, condition in CONDITIONS.items():
-            if name in ("undisturbed", "cut-6-min"):
-                continue
-            if condition.lasts_seconds == float("inf"):
-                # A tenth is lost, so a ninth is sent again; reordering makes TCP guess wrong.
-                found.append(Case(f"{name}-{kind}", condition, "throughout", where, "small", 0.5))
-                continue
-            moments: tuple[Moment, ...] = ("download", "training", "upload")
-            found += [
-                Case(f"{name}-{moment}-{kind}", condition, moment, where, "large", 0.05)
-                for moment in moments
-                if "half-open" not in name or moment != "training"
-            ]
-    found.append(Case("cut-10-s-private", cut_for(10), "upload", tuple(SITES), "private", 0.3))
-    return found
 
 
 class Matrix:
@@ -175,8 +124,7 @@ class Matrix:
             self._endure(case.sites, case.condition, SLOW[case.plan])
         line, _ = self._judge(case.name, launched, began, calm)
         running.net.set_all(UNDISTURBED)
-        extra = _difference(running.sent_bytes(), sent)
-        worst = max(extra[site][way] - calm.sent[site][way] for site in SITES for way in (0, 1))
+        worst = self._extra_bytes(sent, calm)
         allowed = CHUNK_BYTES + case.spare * max(max(pair) for pair in calm.sent.values())
         problems = line.problems
         if worst > allowed:
@@ -190,9 +138,11 @@ class Matrix:
         running, calm = self.running, self.calm("large")
         running.net.set_all(SLOW["large"])
         launched, began = self._launch(plan_of("large"), f"{WAITED}-{self._number}")
+        sent = running.sent_bytes()
         self.until("upload", launched)
         self._endure((HIT,), cut_for(seconds), SLOW["large"])
         line, result = self._judge(f"{WAITED}-{seconds:.0f}-s", launched, began, calm)
+        extra = self._extra_bytes(sent, calm)
         later = line.seconds - calm.seconds
         problems = list(line.problems)
         if not seconds - BACK_SECONDS <= later <= seconds + BACK_SECONDS:
@@ -201,7 +151,11 @@ class Matrix:
             problems.append(f"nothing says that {HIT} was waited for: {result.headline}")
         if not any(e.get("state") == "away" and e["site"] == HIT for e in launched.events()):
             problems.append("no event says that the site was away")
-        return replace(line, waited_seconds=round(later, 1), problems=tuple(problems))
+        if extra > 2 * CHUNK_BYTES:
+            problems.append(f"{extra} bytes beyond the undisturbed run, allowed are two chunks")
+        return replace(
+            line, extra_bytes=extra, waited_seconds=round(later, 1), problems=tuple(problems)
+        )
 
     def close_at_deadline(self, seconds: float) -> Line:
         """The cable is pulled in the middle of a round that closes at its deadline."""
@@ -281,6 +235,11 @@ class Matrix:
         self.running.wait_until_connected()
         self.running.reset_counts()
         return self.running.launch(plan, run), time.monotonic()
+
+    def _extra_bytes(self, before: dict[str, tuple[int, int]], calm: Calm) -> int:
+        """Bytes sent since ``before`` beyond the undisturbed run's, of the worst site and way."""
+        sent = _difference(self.running.sent_bytes(), before)
+        return max(sent[site][way] - calm.sent[site][way] for site in SITES for way in (0, 1))
 
     def _set(self, sites: Sequence[str], condition: Condition) -> None:
         for site in sites:
@@ -362,6 +321,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="The network matrix over the link.")
     parser.add_argument("--out", type=Path, default=Path("runs/faults/network.json"))
     parser.add_argument("--only", default="*", help="names of cases, with * and ?")
+    parser.add_argument("--into", type=Path, help="summary.json to which the figures are added")
     given = parser.parse_args()
     lines: list[Line] = []
     with tempfile.TemporaryDirectory() as folder, federation(Path(folder)) as running:
@@ -375,10 +335,22 @@ def main() -> int:
             _say(lines[-1])
             given.out.parent.mkdir(parents=True, exist_ok=True)
             given.out.write_text(json.dumps(summary(lines), indent=2) + "\n")
+    if given.into is not None:
+        add_to(given.into, lines)
     return int(not all(map(is_good, lines)))
 
 
-def summary(lines: Sequence[Line]) -> dict[str, object]:
+def add_to(path: Path, lines: Sequence[Line]) -> None:
+    """Add the cases to the summary that the kill matrix wrote, or begin one."""
+    before = json.loads(path.read_text()) if path.exists() else {"failures": []}
+    own = summary(lines)
+    for name in ("cases", "lost_rounds", "not_identical", "double_releases", "seconds"):
+        before[name] = before.get(name, 0) + own[name]
+    before["failures"] += [asdict(line) for line in lines if not is_good(line)]
+    path.write_text(json.dumps(before, indent=2) + "\n")
+
+
+def summary(lines: Sequence[Line]) -> dict[str, Any]:
     """The figures of ``network.json``."""
     counted = ("lost_rounds", "not_identical", "double_releases", "trained_again")
     return {

@@ -1,20 +1,22 @@
 """Real federations on a bad network: some cases of the matrix, and messages in a wrong order."""
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from tests.network.conditions import CONDITIONS
 from tests.network.federation import SITES, federation
 from tests.network.matrix import (
-    HIT,
     Line,
     Matrix,
-    cases,
+    add_to,
     is_good,
     plays,
     summary,
     unreachable_sites,
 )
+from tests.network.matrix_cases import HIT, cases
 from tests.network.namespaces import require
 
 
@@ -29,7 +31,7 @@ def test_every_condition_hits_one_site_and_all() -> None:
     assert len(set(names)) == len(names)
 
 
-def test_the_summary_names_what_failed() -> None:
+def test_the_summary_names_what_failed(tmp_path: Path) -> None:
     good = Line("a", 1.5, extra_bytes=10)
     bad = [Line("b", 2.0, lost_rounds=1), Line("c", 2.0, not_identical=1),
            Line("d", 2.0, double_releases=1), Line("e", 2.0, trained_again=1),
@@ -40,6 +42,14 @@ def test_the_summary_names_what_failed() -> None:
     assert told["failed"] == ["b", "c", "d", "e", "f"]
     counted = ("cases", "lost_rounds", "not_identical", "double_releases", "seconds")
     assert [told[name] for name in counted] == [6, 1, 1, 1, 11.5]
+    both = tmp_path / "summary.json"
+    kills = {"cases": 40, "lost_rounds": 0, "not_identical": 2, "double_releases": 0,
+             "seconds": 9.5, "failures": [{"case": "S3"}]}  # fmt: skip
+    both.write_text(json.dumps(kills))
+    add_to(both, [good, *bad])
+    added = json.loads(both.read_text())
+    assert [added[name] for name in counted] == [46, 1, 3, 1, 21.0]
+    assert [failure["case"] for failure in added["failures"]] == ["S3", "b", "c", "d", "e", "f"]
 
 
 @pytest.fixture(scope="module")

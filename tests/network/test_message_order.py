@@ -129,13 +129,19 @@ def test_a_report_of_a_round_that_is_folded_changes_nothing(link: Loopback) -> N
     assert list(grid.pull_messages([first.hex(), second.hex()])) == []
 
 
+def attempts(link: Loopback, key: bytes) -> int:
+    order = link.store.order(key.hex())
+    assert order is not None
+    return order.attempt
+
+
 def test_an_order_that_comes_again_while_it_is_in_work_is_handed_out_once(link: Loopback) -> None:
     grid, session = link.grid(), link.session()
     key = link.post(grid, "north", vector=noise(NUM_VALUES))
     order = eventually(lambda: session.next_order(0.2))
     for attempt in (2, 3):
         link.restart()
-        eventually(lambda attempt=attempt: link.store.order(key.hex()).attempt == attempt, 30)
+        eventually(lambda attempt=attempt: attempts(link, key) == attempt, 30)
     assert session.next_order(0.5) is None
     update = noise(NUM_VALUES, 1)
     session.send(order, pack(report_content(update), session._blobs.add))

@@ -35,6 +35,7 @@ PLANS = {
             "epsilon_limit": 100.0,
         },
     ),
+    # One of five sites is suspicious.
     "held": plan_of(
         quarantine={"on_suspicion": "hold"},
         rounds={"count": 2, "deadline_seconds": 600.0, "late": "wait", "quorum": 4},
@@ -71,6 +72,7 @@ class Cuts:
         self._record, self._after = record, after
         self._model = (folder_of_run(folder).path / "model.safetensors").read_bytes()
         self._norms, self._asked = self._norms_of(folder), self._asked_of(folder)
+        self._held = self._held_of(folder)
         everything = told_of(record.said(len(record.effects)))
         self._parts: dict[str, Part] = {part.id: part for _, _, part, _ in everything.held}
         self._outcomes: dict[bytes, tuple[str, frozenset[str]]] = {}
@@ -119,7 +121,14 @@ class Cuts:
             return "something is left that nobody needs", frozenset(worked)
         if self._asked_of(self._after) != self._asked:
             return "sites were asked more often, or less", frozenset(worked)
+        if self._held_of(self._after) != self._held:
+            return "something else is in quarantine", frozenset(worked)
         return "", frozenset(worked)
+
+    def _held_of(self, folder: Path) -> dict[str, bytes]:
+        """What lies in quarantine."""
+        place = folder_of_run(folder).path / "quarantine"
+        return {str(p.relative_to(place)): p.read_bytes() for p in place.glob("round-*/*")}
 
     def _asked_of(self, folder: Path) -> dict[str, int]:
         return times_asked(folder_of_run(folder).path / "asked.jsonl")
@@ -149,4 +158,4 @@ def test_the_coordinator_keeps_its_promises_over_some_cuts(place: Path) -> None:
 def test_the_coordinator_keeps_its_promises_over_every_cut(place: Path, plan: str) -> None:
     cuts = cut(place, plan, 1, ("synced", "everything", *range(4)), resume_each=5)
     assert cuts.wrong == []
-    assert cuts.resumed >= 300
+    assert cuts.resumed >= 200
