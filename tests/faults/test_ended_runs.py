@@ -132,7 +132,7 @@ def look(daemon: LinkCoordinator, folder: RunFolder, times: int) -> list[str]:
         if carried is None:
             break
         daemon._look_after(carried, said.append)
-        carried.service.pid = None
+        vars(carried.service)["pid"] = None
     return said
 
 
