@@ -5,6 +5,7 @@ and pulls, the link's process sends and receives; a change is committed, and so 
 is acted on. The bytes of large parts lie beside it (:mod:`asterion_shared.link.blobs`).
 """
 
+import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -344,9 +345,24 @@ def _begin_sqlite(connection: sql.Connection) -> None:
 
 def _make_durable(connection: Any, record: Any) -> None:
     connection.isolation_level = None  # we begin transactions ourselves
-    connection.execute("PRAGMA journal_mode = WAL")
+    _write_ahead(connection)
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA foreign_keys = ON")
+
+
+def _write_ahead(connection: Any) -> None:
+    # While another process makes the file or turns its log on, SQLite refuses at once: it does not
+    # wait as it does for other locks.
+    until = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                raise
+            time.sleep(0.01)
+        else:
+            return
 
 
 def _row(order: StoredOrder) -> dict[str, Any]:

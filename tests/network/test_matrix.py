@@ -60,7 +60,6 @@ def matrix(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
 
 
 @pytest.mark.live
-@pytest.mark.nightly
 @pytest.mark.parametrize("name", ["cut-10-s-upload-one", "duplicated-and-reordered-all"])
 def test_a_bad_network_costs_time_and_nothing_else(matrix: Matrix, name: str) -> None:
     (case,) = [case for case in cases() if case.name == name]
@@ -69,14 +68,12 @@ def test_a_bad_network_costs_time_and_nothing_else(matrix: Matrix, name: str) ->
 
 
 @pytest.mark.live
-@pytest.mark.nightly
 def test_a_round_that_waits_takes_as_much_longer_as_the_cable_is_gone(matrix: Matrix) -> None:
     line = matrix.pull_cable(30.0)
     assert is_good(line), line
 
 
 @pytest.mark.live
-@pytest.mark.nightly
 def test_a_round_with_a_quorum_closes_and_says_who_was_missing(matrix: Matrix) -> None:
     line = matrix.close_at_deadline(360.0)
     assert is_good(line), line
@@ -84,14 +81,12 @@ def test_a_round_with_a_quorum_closes_and_says_who_was_missing(matrix: Matrix) -
 
 
 @pytest.mark.live
-@pytest.mark.nightly
 def test_a_site_whose_environment_names_its_proxy_takes_part(matrix: Matrix) -> None:
     line = matrix.pass_proxy("environment")
     assert is_good(line), line
 
 
 @pytest.mark.live
-@pytest.mark.nightly
 def test_the_coordinator_cannot_dial_a_site_and_never_tries(matrix: Matrix) -> None:
     line = unreachable_sites(matrix.running)
     assert is_good(line), line
