@@ -93,7 +93,7 @@ class LinkRunner:
         self._working = f"{order.order.message_type} of round {order.order.round}"
         self._write_status(self.session.standing)
         try:
-            content = unpack(order.content, self._blobs.view)
+            content = unpack(order.content, self._blobs.private_view)
             message = order_message(
                 content, order.order.message_type, order.order.submission, order.order.round
             )

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asterion_shared.link import link_pb2 as wire
+from asterion_shared.blocks import is_mapped
 from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.link.records import (
@@ -100,10 +101,20 @@ def test_large_arrays_are_views_of_their_file(tmp_path: Path) -> None:
     assert parcel.lossless
     assert [part.inline is None for part in parcel.parts] == [False, True]
     found = unpack(parcel, store.view)["a"]["v"]
-    assert isinstance(found.data, memoryview)
-    found.data[0] ^= 255  # the mapping is private: no file changes
-    found = unpack(parcel, store.view)["a"]["v"]
-    np.testing.assert_array_equal(np.frombuffer(found.data, "<f4"), data)
+    numbers = np.frombuffer(found.data, "<f4")
+    np.testing.assert_array_equal(numbers, data)
+    assert is_mapped(numbers)  # or a fold would hold all of it in memory
+
+
+def test_who_writes_to_a_private_view_changes_no_file(tmp_path: Path) -> None:
+    store, data = BlobStore(tmp_path), bytes(range(256)) * 4096
+    part = store.add(data)
+    view = store.private_view(part)
+    view[0] ^= 255
+    assert bytes(store.view(part)) == data
+    assert bytes(store.private_view(part)) == data
+    with pytest.raises(TypeError):
+        store.view(part)[0] = 1
 
 
 def records(*given: wire.Record) -> Parcel:

@@ -160,17 +160,28 @@ class BlobStore:
         return read_chunk(self.folder, part, number)
 
     def view(self, part: Part) -> memoryview:
-        """The bytes of a whole part; a large one is mapped, not read.
-
-        The mapping is private: whoever writes to it changes no file.
+        """The bytes of a whole part, read-only; a large one is mapped, not read.
 
         Raises:
             FileNotFoundError: the part is not here, or no longer.
         """
+        return self._mapped(part, mmap.ACCESS_READ)
+
+    def private_view(self, part: Part) -> memoryview:
+        """The same for someone who may write: a page is copied when it is, the file stays.
+
+        Pages of such a view are not let go by :mod:`asterion_shared.blocks`.
+
+        Raises:
+            FileNotFoundError: the part is not here, or no longer.
+        """
+        return self._mapped(part, mmap.ACCESS_COPY)
+
+    def _mapped(self, part: Part, access: int) -> memoryview:
         if part.inline is not None:
             return memoryview(part.inline)
         with self._path(part).open("rb") as file:
-            return memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+            return memoryview(mmap.mmap(file.fileno(), 0, access=access))
 
     def keep_only(self, parts: Iterable[Part]) -> None:
         """Remove every other part, whole or arriving. Views that are open stay good."""
