@@ -9,8 +9,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asterion_shared.link import link_pb2 as wire
 from asterion_shared.blocks import is_mapped
+from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.link.records import (
