@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, TypeVar
 
 import grpc
@@ -20,6 +21,7 @@ from google.protobuf.message import DecodeError, Message
 from asterion_shared.errors import DiskProblemError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
+from asterion_shared.link.channel import MESSAGE_OPTIONS, MOST_MESSAGE_BYTES, RECEIVE_OPTION
 from asterion_shared.link.identity import Authority
 from asterion_shared.link.refusals import REFUSALS, LinkRefusedError, status_text
 
@@ -32,13 +34,32 @@ MOST_LINES, LINES_PER_SECOND = 50.0, 1.0
 """Lines of the log about one site at a time; then so many a second, with the number of those left
 out."""
 
+MOST_READ_BYTES = 4 * MOST_MESSAGE_BYTES
+"""The most of one message that comes into memory; gRPC itself refuses more, without a log line."""
+
+SERVER_OPTIONS = list({**dict(MESSAGE_OPTIONS), RECEIVE_OPTION: MOST_READ_BYTES}.items())
+"""gRPC settings of the link's process."""
+
 UNKNOWN = "unknown"
 Answer = TypeVar("Answer")
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
+class Unreadable(Enum):
+    """What a method gets in place of a message; the value is the refusal's code."""
+
+    MALFORMED = "malformed"
+    TOO_LARGE = "too_large"
+
+
+_WHY = {
+    Unreadable.MALFORMED: "bytes that are no message of this version",
+    Unreadable.TOO_LARGE: f"a message of more than {MOST_MESSAGE_BYTES} bytes",
+}
+
+
 def handler_of(link: service.LinkServicer) -> grpc.GenericRpcHandler:
-    """The link's methods for a gRPC server; what cannot be read comes to them as None."""
+    """The link's methods for a gRPC server; what cannot be read comes as :class:`Unreadable`."""
     unary, streams = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
     methods = {
         "Attend": streams(link.Attend, _reader(wire.Hello), wire.Notice.SerializeToString),
@@ -53,12 +74,14 @@ def handler_of(link: service.LinkServicer) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(name, methods)
 
 
-def _reader(kind: type[Message]) -> Callable[[bytes], Message | None]:
-    def read(data: bytes) -> Message | None:
+def _reader(kind: type[Message]) -> Callable[[bytes], Message | Unreadable]:
+    def read(data: bytes) -> Message | Unreadable:
+        if len(data) > MOST_MESSAGE_BYTES:
+            return Unreadable.TOO_LARGE
         try:
             return kind.FromString(data)
         except DecodeError:
-            return None
+            return Unreadable.MALFORMED
 
     return read
 
@@ -92,7 +115,7 @@ class Gate:
         """Admit a call for as long as the block lasts; gives the site's name.
 
         Args:
-            request: what was read; None is refused as ``malformed``.
+            request: what was read; an :class:`Unreadable` is refused.
             context: of the call; it is ended when the call is refused.
             is_session: counted by themselves, so that transfers keep no session out.
         """
@@ -110,9 +133,9 @@ class Gate:
 
     async def readable(self, context: Context, site: str, request: object) -> None:
         """Refuse a message that could not be read."""
-        if request is None:
-            why = "bytes that are no message of this version"
-            await self.refuse(context, site, LinkRefusedError(code="malformed", why=why))
+        if isinstance(request, Unreadable):
+            error = LinkRefusedError(code=request.value, why=_WHY[request])
+            await self.refuse(context, site, error)
 
     async def admitted(self, context: Context) -> str:
         """The site of a call, as of now."""

@@ -20,7 +20,15 @@ import grpc
 import grpc.aio
 
 from asterion_server.keys import Provisioned, open_provisioned
-from asterion_server.link_calls import LOG, MOST_CALLS, Context, Gate, handler_of
+from asterion_server.link_calls import (
+    LOG,
+    MOST_CALLS,
+    SERVER_OPTIONS,
+    Context,
+    Gate,
+    Unreadable,
+    handler_of,
+)
 from asterion_server.link_orders import chunk_of, notice_of, order_for, wanted_part
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports, database_url
 from asterion_server.link_reports import SiteReports, read_report
@@ -32,7 +40,7 @@ from asterion_shared.chunk_codec import pack
 from asterion_shared.errors import DiskProblemError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
-from asterion_shared.link.channel import MESSAGE_OPTIONS, WIRE_FORMAT
+from asterion_shared.link.channel import WIRE_FORMAT
 from asterion_shared.link.identity import Authority, FolderAuthority, read_identity
 from asterion_shared.link.parcels import Part
 from asterion_shared.link.refusals import LinkRefusedError
@@ -114,11 +122,11 @@ class LinkService(service.LinkServicer):
             self._reports_of(folder.name).tidy()
 
     async def Attend(
-        self, request: wire.Hello | None, context: Context
+        self, request: wire.Hello | Unreadable, context: Context
     ) -> AsyncIterator[wire.Notice]:
         """A site's session; see the ``.proto``."""
         async with self._gate.call(request, context, is_session=True) as site:
-            assert request is not None  # noqa: S101  # the gate refused it
+            assert not isinstance(request, Unreadable)  # noqa: S101  # the gate refused it
             session = _Session(site, request.instance_id.hex())
             try:
                 await self._gate.guarded(context, site, lambda: self._open(session, request))
@@ -133,11 +141,11 @@ class LinkService(service.LinkServicer):
                 await asyncio.shield(asyncio.to_thread(self._close, session))
 
     async def Download(
-        self, request: wire.Wanted | None, context: Context
+        self, request: wire.Wanted | Unreadable, context: Context
     ) -> AsyncIterator[wire.Chunk]:
         """Chunks of an open order of the site."""
         async with self._gate.call(request, context) as site:
-            assert request is not None  # noqa: S101  # the gate refused it
+            assert not isinstance(request, Unreadable)  # noqa: S101  # the gate refused it
             looked = time.monotonic()
             order = await self._gate.guarded(
                 context, site, lambda: order_for(self._store, site, request.key)
@@ -155,14 +163,14 @@ class LinkService(service.LinkServicer):
                     data=read if packed is None else packed,
                 )  # fmt: skip
 
-    async def Offer(self, request: wire.Report | None, context: Context) -> wire.Needed:
+    async def Offer(self, request: wire.Report | Unreadable, context: Context) -> wire.Needed:
         """Which chunks of a report are missing here."""
         async with self._gate.call(request, context) as site:
-            assert request is not None  # noqa: S101  # the gate refused it
+            assert not isinstance(request, Unreadable)  # noqa: S101  # the gate refused it
             return await self._gate.guarded(context, site, lambda: self._offered(site, request))
 
     async def Upload(
-        self, request_iterator: AsyncIterator[wire.Chunk | None], context: Context
+        self, request_iterator: AsyncIterator[wire.Chunk | Unreadable], context: Context
     ) -> wire.Received:
         """Chunks of a report that was offered."""
         async with self._gate.call(request_iterator, context) as site:
@@ -189,10 +197,10 @@ class LinkService(service.LinkServicer):
             reached("L4")
             return wire.Received(num_chunks=number)
 
-    async def Submit(self, request: wire.Report | None, context: Context) -> wire.Receipt:
+    async def Submit(self, request: wire.Report | Unreadable, context: Context) -> wire.Receipt:
         """A report whose chunks are all here."""
         async with self._gate.call(request, context) as site:
-            assert request is not None  # noqa: S101  # the gate refused it
+            assert not isinstance(request, Unreadable)  # noqa: S101  # the gate refused it
             known = await self._gate.guarded(context, site, lambda: self._submitted(site, request))
             self._ring_runs()
             return wire.Receipt(known=known)
@@ -313,7 +321,7 @@ async def serve(made: Provisioned, stop: Awaitable[object]) -> None:
     authority = FolderAuthority(made.folder / "enrolled", made.folder / "revoked")
     link = LinkService(store, made.folder, authority)
     server = grpc.aio.server(
-        options=MESSAGE_OPTIONS,
+        options=SERVER_OPTIONS,
         maximum_concurrent_rpcs=16 + 2 * MOST_CALLS * len(made.settings.sites),
     )
     server.add_generic_rpc_handlers((handler_of(link),))

@@ -4,7 +4,8 @@ Real processes on this machine: a coordinator and three sites over loopback with
 plans over both carriers, in turns. An *empty round* is one step of a logistic model on a few rows,
 without evaluation; the *big model* has 50 million weights (200 MB) and is trained one step at each
 site, so all three updates differ. A round's time is the one its result states. Memory is the peak
-of the process that carries the run out (VmHWM).
+of the process that carries the run out (VmHWM). Disk is what the carrier has in the coordinator's
+folder, at most during the run and after it.
 """
 
 import argparse
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ SITES = ("north", "south", "west")
 CARRIERS: tuple[Carrier, ...] = ("link", "flower")
 PORTS: dict[Carrier, int] = {"link": 18_701, "flower": 18_702}
 FEATURES = ("a", "b")
+TIDY_SECONDS = 10.0
+"""After a run the link removes its reports within 5 s."""
 
 
 def main() -> None:
@@ -70,14 +73,16 @@ def named(figures: dict[str, dict[str, float]]) -> dict[str, float]:
 
 def measured(made: Provisioned, carrier: Carrier) -> dict[str, float]:
     """The figures of one federation."""
-    empty = run(made, plan_of("empty", 20, {"name": "logistic"}))
-    big = run(made, plan_of("big", 4, {"name": "mlp", "widths": [4096] * 4}))
+    empty = run(made, plan_of("empty", 20, {"name": "logistic"}), carrier)
+    big = run(made, plan_of("big", 4, {"name": "mlp", "widths": [4096] * 4}), carrier)
     model_bytes = 4 * big["num_weights"]
+    time.sleep(TIDY_SECONDS)
     return {
         "empty_round_seconds": empty["round_seconds"],
         "big_model_round_seconds": big["round_seconds"],
         "big_model_bytes": model_bytes,
         "coordinator_peak_over_model": big["peak_bytes"] / model_bytes,
+        "coordinator_peak_disk_over_model": big["disk_bytes"] / model_bytes,
         "coordinator_disk_over_model": disk_bytes(made, carrier) / model_bytes,
     }
 
@@ -95,15 +100,16 @@ def plan_of(name: str, rounds: int, model: dict[str, Any]) -> Plan:
     return validate(Plan, values, name)
 
 
-def run(made: Provisioned, plan: Plan) -> dict[str, float]:
-    """Launch a plan; the median time of its rounds but the first, and the peak memory."""
+def run(made: Provisioned, plan: Plan, carrier: Carrier) -> dict[str, float]:
+    """Launch a plan; the median time of its rounds but the first, peaks of memory and disk."""
     path = made.folder.parent / f"{plan.name}.toml"
     path.write_text(plan_to_toml(plan))
     command = [*ASTERION, "server", "launch", str(path), "--folder", str(made.folder)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as launched:
-        peak = 0
+        peak, disk = 0, 0.0
         while launched.poll() is None:
             peak = max(peak, peak_of_run(plan.name))
+            disk = max(disk, disk_bytes(made, carrier))
             time.sleep(0.1)
     if launched.returncode:
         msg = f"{plan.name} ended with {launched.returncode}"
@@ -115,6 +121,7 @@ def run(made: Provisioned, plan: Plan) -> dict[str, float]:
     return {
         "round_seconds": statistics.median(seconds),
         "peak_bytes": float(peak),
+        "disk_bytes": disk,
         "num_weights": float(round(weights)),
     }
 
@@ -136,9 +143,12 @@ def peak_of_run(name: str) -> int:
 
 
 def disk_bytes(made: Provisioned, carrier: Carrier) -> float:
-    """What the carrier holds on the coordinator's disk after the runs."""
-    files = (made.folder / carrier).rglob("*")
-    return float(sum(path.stat().st_size for path in files if path.is_file()))
+    """What the carrier holds on the coordinator's disk now."""
+    total = 0.0
+    for path in (made.folder / carrier).rglob("*"):
+        with suppress(FileNotFoundError):
+            total += path.stat().st_size if path.is_file() else 0
+    return total
 
 
 @contextmanager

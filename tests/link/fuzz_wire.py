@@ -28,7 +28,7 @@ import psutil
 from google.protobuf.message import Message as ProtoMessage
 from tests.link.messages import SITE, hello, mutated, order_content, report_content, small_content
 
-from asterion_server.link_calls import handler_of
+from asterion_server.link_calls import Unreadable, handler_of
 from asterion_server.link_paths import blobs_of_orders, blobs_of_reports
 from asterion_server.link_server import LinkService
 from asterion_server.link_store import LinkStore, StoredOrder
@@ -173,20 +173,20 @@ class Target:
             return code
         return "accepted"
 
-    async def _attend(self, request: wire.Hello | None) -> None:
+    async def _attend(self, request: wire.Hello | Unreadable) -> None:
         call = self.service.Attend(request, Context(GUEST))
         try:
             first = await anext(call)
         finally:
             await call.aclose()
-        assert request is not None
+        assert not isinstance(request, Unreadable)
         fits = request.format == WIRE_FORMAT
         fits = fits and len(request.state_id) == len(request.instance_id) == 16
         _check(fits and first.welcome.site == GUEST, "a session that should not open")
 
-    async def _download(self, request: wire.Wanted | None) -> None:
+    async def _download(self, request: wire.Wanted | Unreadable) -> None:
         chunks = [chunk async for chunk in self.service.Download(request, Context(SITE))]
-        assert request is not None
+        assert not isinstance(request, Unreadable)
         _check([c.number for c in chunks] == list(request.chunks), "not the chunks asked for")
         part = self.order.content.parts[request.part]
         for chunk in chunks:
@@ -195,15 +195,15 @@ class Target:
             right = hashlib.sha256(data).digest() == part.hash_of(chunk.number)
             _check(right and request.key.hex() == self.order.key, "not the order's bytes")
 
-    async def _offer(self, request: wire.Report | None) -> None:
+    async def _offer(self, request: wire.Report | Unreadable) -> None:
         needed = await self.service.Offer(request, Context(SITE))
-        assert request is not None
+        assert not isinstance(request, Unreadable)
         parcel = from_wire(request.content)
         for part in needed.parts:
             most = parcel.parts[part.part].num_chunks
             _check(all(number < most for number in part.chunks), "a chunk that there is not")
 
-    async def _upload(self, request: wire.Chunk | None) -> None:
+    async def _upload(self, request: wire.Chunk | Unreadable) -> None:
         report = wire.Report(key=bytes.fromhex(self.order.key), content=to_wire(self.report))
         await self.service.Offer(report, Context(SITE))
 
@@ -211,7 +211,7 @@ class Target:
             yield request
 
         received = await self.service.Upload(one(), Context(SITE))
-        assert request is not None
+        assert not isinstance(request, Unreadable)
         part = self.report.parts[request.part]
         size = part.size_of(request.number)
         data = unpack_chunk(request.data, size) if request.packed else request.data
@@ -219,9 +219,9 @@ class Target:
         _check(right and received.num_chunks == 1, "a chunk that was not announced")
         _check(request.key.hex() == self.order.key, "a chunk of another order")
 
-    async def _submit(self, request: wire.Report | None) -> None:
+    async def _submit(self, request: wire.Report | Unreadable) -> None:
         receipt = await self.service.Submit(request, Context(SITE))
-        assert request is not None
+        assert not isinstance(request, Unreadable)
         stored = self.store.report(self.order.key)
         _check(not receipt.known, "known before it came")
         _check(stored == from_wire(request.content), "another report than was sent")

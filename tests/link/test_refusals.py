@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
@@ -13,8 +14,10 @@ from tests.link.loopback import Loopback, Site, eventually, noise, refusal_of, r
 
 from asterion_server import link_calls, link_reports, link_store
 from asterion_server.keys import provision
+from asterion_server.link_calls import MOST_READ_BYTES
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
+from asterion_shared.link.channel import MOST_MESSAGE_BYTES
 from asterion_shared.link.identity import Identity, read_identity
 from asterion_shared.link.parcels import CHUNK_BYTES, Parcel, to_wire
 from asterion_shared.link.refusals import REFUSALS, status_text
@@ -94,10 +97,26 @@ def test_too_large(link: Loopback, refused) -> None:
     refused("too_large", lambda: site.stub.Submit(wire.Report(key=key, content=huge)))
     claimed = wire.Parcel(parts=[wire.Part(size=2**63)] * 16)
     refused("too_large", lambda: site.stub.Offer(wire.Report(key=key, content=claimed)))
-    # A message that no parcel needs is refused by gRPC itself, before it is in memory.
-    details, status = refusal_of(lambda: raw(site, "Submit", bytes(3 * 2**20 + 1)))
-    assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert "larger" in details
+    with unlimited(link) as channel:
+        site.channel = channel
+        over = bytes(MOST_MESSAGE_BYTES + 1)
+        refused("too_large", lambda: raw(site, "Submit", over))
+        stream = channel.stream_unary("/asterion.link.v1.Link/Upload")
+        refused("too_large", lambda: stream(iter([over])))
+        # gRPC itself refuses what would take too much memory.
+        details, status = refusal_of(lambda: raw(site, "Submit", bytes(MOST_READ_BYTES + 1)))
+        assert status is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "Received message larger" in details
+
+
+@contextmanager
+def unlimited(link: Loopback) -> Iterator[grpc.Channel]:
+    """A channel that sends messages of any size."""
+    own = link.identity("north")
+    credentials = grpc.ssl_channel_credentials(own.root, own.private_key, own.certificate)
+    options = [("grpc.max_send_message_length", -1)]
+    with grpc.secure_channel(link.address, credentials, options) as channel:
+        yield channel
 
 
 def test_wrong_chunk_and_chunks_missing_and_not_offered(link: Loopback, refused) -> None:

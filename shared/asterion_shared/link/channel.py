@@ -10,8 +10,9 @@ WIRE_FORMAT = 1
 MOST_MESSAGE_BYTES = 3 * 2**20
 """A chunk, or the announcement of the largest parcel, with room."""
 
+RECEIVE_OPTION = "grpc.max_receive_message_length"
 MESSAGE_OPTIONS: list[tuple[str, int | str]] = [
-    ("grpc.max_receive_message_length", MOST_MESSAGE_BYTES),
+    (RECEIVE_OPTION, MOST_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MOST_MESSAGE_BYTES),
     # A dead peer is noticed within half a minute, though TCP would wait for hours.
     ("grpc.keepalive_time_ms", 10_000),
