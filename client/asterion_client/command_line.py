@@ -44,21 +44,22 @@ def status(
     from dataclasses import asdict
 
     from asterion_client.settings import read_site_settings
-    from asterion_client.site_standing import problem_of, read_status
-    from asterion_shared.errors import UnreachableError
+    from asterion_client.site_standing import in_words, problem_of, read_status
+    from asterion_shared.errors import FileProblemError, UnreachableError
 
     settings = read_site_settings(site_toml)
     state = site_toml.resolve().parent / settings.state_folder
     silent = settings.connection.silent_minutes if settings.connection is not None else 10.0
-    problem, found = problem_of(state, silent), read_status(state)
+    problem = problem_of(state, silent)
+    try:
+        found = read_status(state)
+        told, stands = asdict(found), in_words(found)
+    except FileProblemError:
+        told, stands = {"site": settings.name}, problem
     if as_json:
-        print(json.dumps(asdict(found) | {"problem": problem}))
+        print(json.dumps(told | {"problem": problem}))
     else:
-        doing = found.working or "waits for orders"
-        heard = "none yet" if found.last_contact is None else _clock(found.last_contact)
-        away = f"not connected; the coordinator's last word: {heard}"
-        stands = f"connected, {doing}" if found.connected else away
-        print(f"site {found.site}: {problem or stands}")
+        print(f"site {settings.name}: {problem or stands}")
     if problem and exit_code:
         raise typer.Exit(UnreachableError.exit_code)
 
@@ -115,17 +116,6 @@ def new(
         },
     }
     print(settings_to_toml(validate(SiteSettings, values, "site new")), end="")
-
-
-def _clock(seconds: float) -> str:
-    """A moment, UTC in seconds since 1970, for a terminal.
-
-    >>> _clock(0.0)
-    '1970-01-01 00:00 UTC'
-    """
-    from datetime import UTC, datetime
-
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _verdict(num_problems: int, fatal: bool) -> str:

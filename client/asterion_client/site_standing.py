@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from asterion_shared.errors import FileProblemError
@@ -69,6 +70,17 @@ class SiteStatus:
         return f"no handshake with the coordinator for {silent / 60:.0f} minutes"
 
 
+def in_words(status: SiteStatus) -> str:
+    """Connected or not, and what the site is doing; for a line of the terminal."""
+    if status.connected:
+        return f"connected, {status.working or 'waits for orders'}"
+    heard = "none yet"
+    if status.last_contact is not None:
+        moment = datetime.fromtimestamp(status.last_contact, UTC)
+        heard = moment.strftime("%Y-%m-%d %H:%M UTC")
+    return f"not connected; the coordinator's last word: {heard}"
+
+
 def write_status(state: Path, status: SiteStatus) -> None:
     """Replace the status.
 
@@ -93,7 +105,7 @@ def read_status(state: Path) -> SiteStatus:
         return SiteStatus(**json.loads(path.read_bytes()))
     except FileNotFoundError:
         raise FileProblemError(
-            path, "no such file", "start the site: asterion site start"
+            path, "the site never ran here", "start it: asterion site start"
         ) from None
     except (ValueError, TypeError):
         raise FileProblemError(path, "cannot be read", "start the site again") from None

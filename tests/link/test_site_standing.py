@@ -68,7 +68,7 @@ def test_when_a_site_is_not_well(changed: dict[str, Any], problem: str) -> None:
 def test_a_status_comes_back_and_a_spoilt_one_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileProblemError, match="asterion site start"):
         read_status(tmp_path)
-    assert "no such file" in problem_of(tmp_path, 10)
+    assert "never ran here" in problem_of(tmp_path, 10)
     write_status(tmp_path, WELL)
     assert read_status(tmp_path) == WELL
     for spoilt in (b"", b"[]", b'{"site": "north"}'):
@@ -120,7 +120,11 @@ def minute(seconds: float) -> str:
 
 def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
     code, said = asterion("site", "status", site_toml)
-    assert (code, "start the site: asterion site start" in said) == (11, True)
+    assert (code, said[:12]) == (0, "site north: ")
+    assert "the site never ran here; start it: asterion site start" in said
+    code, said = asterion("site", "status", site_toml, "--exit-code", "--json")
+    assert (code, json.loads(said)["site"]) == (32, "north")
+    assert "never ran here" in json.loads(said)["problem"]
     state, now = state_of(site_toml), time.time()
     for changed, words, problem in (
         ({}, "site north: connected, waits for orders", ""),
