@@ -15,7 +15,7 @@ demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 
 test: $(INSTALLED)  ## every test but the nightly ones, live federations included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "live and not nightly"
+	$(BIN)/python -m pytest -m "live and not nightly" -n 2 --dist loadfile --durations 10
 
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0
