@@ -2,15 +2,19 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 from asterion_shared.cases import SiteData
-from asterion_shared.files import write_atomically
+from asterion_shared.files import append_lines
 from asterion_shared.messages import Order, Report
 from asterion_shared.metrics import summarise
 from asterion_shared.plan import Plan
 from asterion_shared.reports.pictures import Picture
 from asterion_shared.reports.site_report import write_site_report
 from asterion_shared.result import SiteRound
+
+HISTORY = "history.jsonl"
+"""Lines of :class:`SiteRound`, each of which tells what is new of a round."""
 
 
 def remember(folder: Path, order: Order, report: Report) -> None:
@@ -24,33 +28,40 @@ def remember(folder: Path, order: Order, report: Report) -> None:
     Raises:
         DiskProblemError: the folder cannot be written.
     """
-    rounds = {known.round: known for known in read_history(folder)}
+    seen: list[SiteRound] = []
     if report.statistics:
-        before = rounds.get(order.round - 1, SiteRound(round=order.round - 1))
-        measured = {
-            "metrics": summarise(report.statistics, order.plan),
-            "num_test": report.num_test,
-        }
-        rounds[before.round] = before.model_copy(update=measured)
+        metrics = summarise(report.statistics, order.plan)
+        before = order.round - 1
+        seen.append(SiteRound(round=before, metrics=metrics, num_test=report.num_test))
     if order.phase == "train":
-        rounds[order.round] = SiteRound(
-            round=order.round,
-            num_examples=report.num_examples,
-            num_test=report.num_test,
-            num_steps=report.num_steps,
-            train_loss=report.train_loss,
-            seconds=report.seconds,
+        seen.append(
+            SiteRound(
+                round=order.round,
+                num_examples=report.num_examples,
+                num_test=report.num_test,
+                num_steps=report.num_steps,
+                train_loss=report.train_loss,
+                seconds=report.seconds,
+            )
         )
-    rows = [rounds[number].model_dump(mode="json") for number in sorted(rounds)]
-    write_atomically(folder / "history.json", json.dumps(rows).encode())
+    append_lines(folder / HISTORY, [row.model_dump_json(exclude_unset=True) for row in seen])
 
 
 def read_history(folder: Path) -> list[SiteRound]:
-    """The rounds a site took part in, in order; empty when there are none."""
-    path = folder / "history.json"
-    if not path.exists():
-        return []
-    return [SiteRound.model_validate(row) for row in json.loads(path.read_text())]
+    """The rounds a site took part in, in order; empty when there are none.
+
+    Of a round that was worked on twice the later words count.
+    """
+    path = folder / HISTORY
+    rounds: dict[int, dict[str, Any]] = {}
+    text = path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    for line in text.splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue  # torn by a crash; the order was answered again after it
+        rounds.setdefault(row["round"], {}).update(row)
+    return [SiteRound.model_validate(rounds[number]) for number in sorted(rounds)]
 
 
 def report_run(folder: Path, plan: Plan, data: SiteData, pictures: list[Picture]) -> None:

@@ -19,13 +19,12 @@ it is released once.
 """
 
 import json
-import os
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
-from asterion_shared.errors import DiskProblemError, PrivacyProofError
-from asterion_shared.files import make_folder, sync_folder
+from asterion_shared.errors import PrivacyProofError
+from asterion_shared.files import append_lines
 from asterion_shared.link.steps import reached
 from asterion_shared.messages import Order, order_sha256
 
@@ -79,18 +78,7 @@ def note_asked(path: Path, round_: int, sites: Sequence[str], asking: str = "") 
     Raises:
         DiskProblemError: the disk is full or not writable; then nothing may be sent.
     """
-    line = json.dumps({"round": round_, "order": asking, "sites": list(sites)}) + "\n"
-    try:
-        make_folder(path.parent)
-        with path.open("ab") as file:
-            if file.tell() and not _ends_a_line(path):
-                file.write(b"\n")  # a crash tore the last line, before its order was sent
-            file.write(line.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        sync_folder(path.parent)
-    except OSError as error:
-        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    append_lines(path, [json.dumps({"round": round_, "order": asking, "sites": list(sites)})])
     reached("C1")
 
 
@@ -112,9 +100,3 @@ def _askings(path: Path) -> defaultdict[str, Counter[str]]:
         for site in line["sites"]:
             found[site][asking] = 1 if asking else found[site][asking] + 1
     return found
-
-
-def _ends_a_line(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-1, os.SEEK_END)
-        return file.read(1) == b"\n"

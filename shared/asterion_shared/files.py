@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of it."""
+"""Files that are either the old one or the new one, never half of it; and files of lines."""
 
 import os
 import secrets
@@ -47,6 +47,34 @@ def write_parts_atomically(path: Path, parts: Iterable[bytes | memoryview]) -> N
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
+        sync_folder(path.parent)
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add lines to a file of text lines, and bring them to the disk.
+
+    A last line that a crash tore is ended first and stays, so a reader has to skip what is no
+    record. Missing folders are made.
+
+    Args:
+        path: of the file; made when missing.
+        lines: without their ends.
+
+    Raises:
+        DiskProblemError: the disk is full or not writable.
+    """
+    text = "".join(f"{line}\n" for line in lines)
+    try:
+        make_folder(path.parent)
+        with path.open("a+b") as file:
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                text = text if file.read(1) == b"\n" else f"\n{text}"
+            file.write(text.encode())
+            file.flush()
+            os.fsync(file.fileno())
         sync_folder(path.parent)
     except OSError as error:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
