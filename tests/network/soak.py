@@ -48,9 +48,8 @@ WIDTH = 270
 SETTLED_ROUND = 20
 """From here on nothing may grow: the first rounds fill caches and pools."""
 
-MOST_GROWTH_BYTES = {"link": 16 * 2**20, "run": 32 * 2**20, "sites": 32 * 2**20}
-"""Of memory after that. The run's process keeps the results of all rounds, 100 sites each; that of
-four processes of 25 sites goes up and down by 20 MiB with what is on its way at the moment."""
+MOST_GROWTH_BYTES = {"link": 16 * 2**20, "run": 32 * 2**20, "sites": 16 * 2**20}
+"""Of a process's memory after that; the run's keeps the results of all rounds, 100 sites each."""
 
 ARENAS = {"MALLOC_ARENA_MAX": "2"}
 """The threads of 25 sites in a process, which no hospital has, would spread over 16 arenas of the C

@@ -151,7 +151,7 @@ def test_the_noise_has_the_deviation_that_is_charged() -> None:
     weights = moved[: 2 * 48 * 48].numpy()  # of an empty image only the biases have a gradient
     expected = 0.5 * 2.0 * 0.7 / (0.5 * 8)
     assert weights.std() == pytest.approx(expected, rel=0.05)
-    assert abs(weights.mean()) < 6 * expected / np.sqrt(weights.size)
+    assert abs(weights.mean()) < 4 * expected / np.sqrt(weights.size)
 
 
 def test_one_record_more_changes_the_sum_by_at_most_the_clip_norm() -> None:
@@ -209,7 +209,7 @@ def test_seeding_every_generator_changes_nothing(protects: str, tmp_path: Path) 
         assert update is not None
         updates.append(update)
     # With noise that followed a seed the two would be equal, numbers or bytes.
-    assert np.isclose(updates[0], updates[1], rtol=1e-6).mean() < 0.05
+    assert not np.isclose(updates[0], updates[1], rtol=1e-6).any()
 
 
 def test_a_patient_takes_part_with_one_image() -> None:

@@ -194,8 +194,8 @@ def test_updates_are_in_clear_unless_the_site_adds_noise(
     assert again.update is not None
     sent = vector_of(content, "update")
     if mode in NOISED_AT_SITES:
-        # One number in ten thousand or so agrees by chance.
-        assert np.isclose(again.update, sent, rtol=1e-4).mean() < 0.05
+        # Not 1e-4: of thousands of numbers one would agree so far by chance now and then.
+        assert not np.isclose(again.update, sent, rtol=1e-6, atol=0).any()
     else:
         assert again.update.tobytes() == sent.tobytes()
 
@@ -215,7 +215,7 @@ def test_where_a_site_is_protected_neither_update_nor_loss_nor_length_leaves(
     for (_, _, content), clear, loss in zip(sent, played.clear, played.losses, strict=True):
         noise = vector_of(content, "update") - clear * min(1.0, CLIP / length(clear))
         assert noise.std() == pytest.approx(NOISE * CLIP, rel=0.15)
-        assert abs(noise.mean()) < 6 * NOISE * CLIP / np.sqrt(noise.size)
+        assert abs(noise.mean()) < 4 * NOISE * CLIP / np.sqrt(noise.size)
         assert clear.tobytes() not in wire(content)
         for secret in (loss, length(clear)):
             assert not np.isclose(numbers_of(content), secret, rtol=1e-9, atol=0).any()
