@@ -6,9 +6,14 @@ A coordinator as people start it (daemon, link, a run's process) and 100 sites i
 each site is a real `LinkSession` with its own certificate, its own chunks on disk and its own
 thread; only the training is left out, its update is drawn. Every tenth round the memory of each
 process and the files on disk are measured. It runs on the loopback interface and needs no root.
+
+It is measured at rest: the sites hold their answers back until it is done. In the middle of a round
+the updates on their way would be counted, 30 MB and more by chance, and the freed memory that the C
+library keeps for a hundred threads, which the sites' processes hand back at rest.
 """
 
 import argparse
+import ctypes
 import json
 import logging
 import os
@@ -42,6 +47,10 @@ from asterion_shared.settings_files import validate
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 RUN = "soak"
+PARTS = ("center/link", "sites")
+REST = "rest"
+"""While this file is there the sites hold their answers back."""
+
 WIDTH = 270
 """Of both layers: 73 980 weights with two features and two classes, 296 kB."""
 
@@ -51,9 +60,18 @@ SETTLED_ROUND = 20
 MOST_GROWTH_BYTES = {"link": 16 * 2**20, "run": 32 * 2**20, "sites": 16 * 2**20}
 """Of a process's memory after that; the run's keeps the results of all rounds, 100 sites each."""
 
-ARENAS = {"MALLOC_ARENA_MAX": "2"}
-"""The threads of 25 sites in a process, which no hospital has, would spread over 16 arenas of the C
-library, each of which keeps what it freed."""
+QUIET_SECONDS = 2.0
+"""Everything is at rest when no file changed for so long."""
+
+C_LIBRARY = {
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_THRESHOLD_": "65536",
+    "MALLOC_TRIM_THRESHOLD_": "65536",
+}
+"""Has the C library keep little of what is freed. It would keep 16 heaps for a hundred threads."""
+
+MORE_ROUNDS = 3
+"""After the last sample: at the end the run's process forms the result of all rounds."""
 
 MOST_DISK_GROWTH = 1.1
 ROUND_SECONDS = 120.0
@@ -68,7 +86,7 @@ class Sample:
         round: finished last.
         seconds: since the launch.
         rss_bytes: resident memory of the link's and the run's process, and of the sites'
-            processes together.
+            processes together; at rest, as all that follows.
         open_files: descriptors of the link's and the run's process.
         link_files: files in the coordinator's link folder.
         link_bytes: of those.
@@ -117,6 +135,7 @@ class Site:
         self.name, self.blobs = name, BlobStore(folder / name)
         state_id = name.encode().ljust(16)[:16]
         self.session = LinkSession(settings, identity, self.blobs, state_id, lambda standing: None)
+        self._rest = folder.parent / REST
         self._last: list[LinkOrder] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -129,6 +148,8 @@ class Site:
         while True:
             order = self.session.next_order(5.0)
             if order is not None:
+                while self._rest.exists():
+                    time.sleep(0.05)
                 self._answer(order)
 
     def _answer(self, taken: LinkOrder) -> None:
@@ -156,7 +177,16 @@ def serve_sites(made: Provisioned, folder: Path, names: Sequence[str]) -> None:
     sites = [Site(name, made, folder) for name in names]
     for site in sites:
         site.start()
+    threading.Thread(target=_hand_back, args=(folder.parent / REST,), daemon=True).start()
     sys.stdin.read()
+
+
+def _hand_back(rest: Path) -> None:
+    c_library = ctypes.CDLL(None)
+    while True:
+        time.sleep(QUIET_SECONDS / 2)
+        if rest.exists():
+            c_library.malloc_trim(0)
 
 
 class Soak:
@@ -195,15 +225,13 @@ class Soak:
                 process.wait(60)
 
     def run(self, num_rounds: int, every: int) -> list[Sample]:
-        """Carry out so many rounds and one more; a sample every so many.
-
-        In the last round the run's process forms the result of all rounds, which takes memory.
+        """Carry out so many rounds and a few more; a sample every so many.
 
         Raises:
             AssertionError: it did not come to its end with every site in every round.
         """
         path = self.root / "plan.toml"
-        path.write_text(plan_to_toml(plan_of(num_rounds + 1)))
+        path.write_text(plan_to_toml(plan_of(num_rounds + MORE_ROUNDS)))
         words = [*ASTERION, "server", "launch", str(path), "--folder", str(self.made.folder)]
         self._start("launch", [*words, "--wait", "120"])
         began, samples, done = time.monotonic(), list[Sample](), 0
@@ -226,6 +254,21 @@ class Soak:
         return samples
 
     def _sample(self, number: int, seconds: float) -> Sample:
+        (self.root / REST).touch()
+        try:
+            self._wait_for_rest()
+            return self._measured(number, seconds)
+        finally:
+            (self.root / REST).unlink()
+
+    def _wait_for_rest(self) -> None:
+        until, before = time.monotonic() + ROUND_SECONDS, None
+        while (now := [_files(self.root / part) for part in PARTS]) != before:
+            assert time.monotonic() < until, "the sites hold back, and files still change"
+            time.sleep(QUIET_SECONDS)
+            before = now
+
+    def _measured(self, number: int, seconds: float) -> Sample:
         center = psutil.Process(self._processes[0].pid)
         found = {
             name: next(p for p in center.children() if words in " ".join(p.cmdline()))
@@ -234,8 +277,9 @@ class Soak:
         rss = {name: process.memory_info().rss for name, process in found.items()}
         sites = self._processes[1 : 1 + len(self._shares)]
         rss["sites"] = sum(psutil.Process(p.pid).memory_info().rss for p in sites)
-        link_files, link_bytes = _files(self.made.folder / "link")
-        site_files, site_bytes = _files(self.root / "sites")
+        (link_files, link_bytes), (site_files, site_bytes) = (
+            _files(self.root / part) for part in PARTS
+        )
         return Sample(
             number, round(seconds, 1), rss, {n: p.num_fds() for n, p in found.items()},
             link_files, link_bytes, site_files, site_bytes,
@@ -246,7 +290,7 @@ class Soak:
             self._processes.append(
                 subprocess.Popen(
                     words, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"} | ARENAS,
+                    env=os.environ | {"OMP_NUM_THREADS": "1"} | C_LIBRARY,
                 )
             )  # fmt: skip
 
