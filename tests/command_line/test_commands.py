@@ -1,14 +1,12 @@
 """The command as a person uses it: exit codes, messages, never a traceback for a mistake."""
 
 import json
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from asterion_client.settings import read_site_settings
-from asterion_shared.command_line import main
 from asterion_shared.errors import AsterionError
 from asterion_shared.result import read_result
 
@@ -27,27 +25,6 @@ amount = 2
 [rounds]
 count = 2
 """
-
-
-class Ran:
-    def __init__(self, code: int, out: str, err: str) -> None:
-        self.code, self.out, self.err = code, out, err
-
-
-@pytest.fixture
-def asterion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*words: object) -> Ran:
-        monkeypatch.setattr(sys, "argv", ["asterion", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return Ran(code, captured.out, captured.err)
-
-    return run
 
 
 @pytest.fixture

@@ -1,35 +1,16 @@
 """`asterion server status`, `resume`, and how runs stand, where the link carries the messages."""
 
 import json
-import sys
 import time
 from pathlib import Path
 
-import pytest
 from tests.flower.conftest import make_plan
 from tests.link.loopback import Loopback, eventually
 
 from asterion_server.keys import open_provisioned
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_server.run_queue import LinkQueue
-from asterion_shared.command_line import main
 from asterion_shared.errors import AsterionError
-
-
-@pytest.fixture
-def asterion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["asterion", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out + captured.err
-
-    return run
 
 
 def launched(link: Loopback, name: str) -> RunFolder:
@@ -42,9 +23,9 @@ def launched(link: Loopback, name: str) -> RunFolder:
 
 def test_how_sites_stand(link: Loopback, asterion) -> None:
     def told() -> dict:
-        code, said = asterion("server", "status", "--folder", link.made.folder, "--json")
-        assert code == 0
-        return json.loads(said)["sites"]
+        ran = asterion("server", "status", "--folder", link.made.folder, "--json")
+        assert ran.code == 0
+        return json.loads(ran.out)["sites"]
 
     assert {name: site["state"] for name, site in told().items()} == {
         "north": "registered", "south": "registered", "west": "registered"
@@ -60,32 +41,32 @@ def test_how_sites_stand(link: Loopback, asterion) -> None:
     assert told()["north"] == {
         "state": "training", "since": None, "run": "mammography", "round": 7
     }  # fmt: skip
-    code, said = asterion("server", "status", "--folder", link.made.folder)
-    assert code == 0
-    assert "site north: training, round 7 of run mammography" in said
-    assert "site west: registered, never heard of" in said
-    assert "site south: away, since " in said
+    ran = asterion("server", "status", "--folder", link.made.folder)
+    assert ran.code == 0
+    assert "site north: training, round 7 of run mammography" in ran.said
+    assert "site west: registered, never heard of" in ran.said
+    assert "site south: away, since " in ran.said
 
 
 def test_resume(link: Loopback, asterion) -> None:
     folder = link.made.folder
-    code, said = asterion("server", "resume", "nothing", "--folder", folder)
-    assert code == 2
-    assert "no run 'nothing' was launched; known are: none" in said
+    ran = asterion("server", "resume", "nothing", "--folder", folder)
+    assert ran.code == 2
+    assert "no run 'nothing' was launched; known are: none" in ran.said
     run = launched(link, "outcome")
     queue = LinkQueue(open_provisioned(folder))
     # Launched and not ended: the coordinator's daemon begins it without a hand.
     assert queue.standing(run) == "waiting"
-    code, said = asterion("server", "resume", "outcome", "--folder", folder)
-    assert (code, "needs no resuming" in said) == (0, True)
+    ran = asterion("server", "resume", "outcome", "--folder", folder)
+    assert (ran.code, "needs no resuming" in ran.said) == (0, True)
     run.write_problem(AsterionError("its process died 5 times"))
     assert (queue.standing(run), run.has_ended) == ("ended", True)
-    code, said = asterion("server", "resume", "outcome", "--folder", folder)
-    assert (code, "run outcome goes on" in said) == (0, True)
+    ran = asterion("server", "resume", "outcome", "--folder", folder)
+    assert (ran.code, "run outcome goes on" in ran.said) == (0, True)
     assert (queue.standing(run), run.has_ended) == ("waiting", False)
     assert run.read_launch().sites == ("north", "south")
-    code, said = asterion("server", "resume", "UPPER", "--folder", folder)
-    assert code == 2
+    ran = asterion("server", "resume", "UPPER", "--folder", folder)
+    assert ran.code == 2
 
 
 def test_without_a_coordinator_it_is_said(link: Loopback, asterion) -> None:
@@ -93,11 +74,11 @@ def test_without_a_coordinator_it_is_said(link: Loopback, asterion) -> None:
     link.server.stop()
     for words in (("status",), ("resume", "outcome")):
         began = time.monotonic()
-        code, said = asterion("server", *words, "--folder", link.made.folder)
-        assert code == 32, said
+        ran = asterion("server", *words, "--folder", link.made.folder)
+        assert ran.code == 32, ran.said
         assert time.monotonic() - began < 10
 
 
 def test_a_folder_of_no_coordinator(asterion, tmp_path: Path) -> None:
-    code, said = asterion("server", "status", "--folder", tmp_path)
-    assert (code, "asterion server init" in said) == (11, True)
+    ran = asterion("server", "status", "--folder", tmp_path)
+    assert (ran.code, "asterion server init" in ran.said) == (11, True)

@@ -1,7 +1,6 @@
 """How a site on the link stands: status, exit code, health address, its daemon's words."""
 
 import json
-import sys
 import threading
 import time
 import urllib.error
@@ -27,7 +26,6 @@ from asterion_client.site_standing import (
     write_status,
 )
 from asterion_shared.child_process import Service
-from asterion_shared.command_line import main
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
@@ -92,22 +90,6 @@ def state_of(site_toml: Path) -> Path:
     return site_toml.parent / read_site_settings(site_toml).state_folder
 
 
-@pytest.fixture
-def asterion(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    def run(*words: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["asterion", *map(str, words)])
-        code = 0
-        try:
-            main()
-        except SystemExit as error:
-            code = int(error.code or 0)
-        captured = capsys.readouterr()
-        assert "Traceback" not in captured.err
-        return code, captured.out + captured.err
-
-    return run
-
-
 def status_now(**changed: Any) -> SiteStatus:
     now = time.time()
     times = {"last_contact": now, "started": now - 500, "written": now}
@@ -119,12 +101,12 @@ def minute(seconds: float) -> str:
 
 
 def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
-    code, said = asterion("site", "status", site_toml)
-    assert (code, said[:12]) == (0, "site north: ")
-    assert "the site never ran here; start it: asterion site start" in said
-    code, said = asterion("site", "status", site_toml, "--exit-code", "--json")
-    assert (code, json.loads(said)["site"]) == (32, "north")
-    assert "never ran here" in json.loads(said)["problem"]
+    ran = asterion("site", "status", site_toml)
+    assert (ran.code, ran.said[:12]) == (0, "site north: ")
+    assert "the site never ran here; start it: asterion site start" in ran.said
+    ran = asterion("site", "status", site_toml, "--exit-code", "--json")
+    assert (ran.code, json.loads(ran.out)["site"]) == (32, "north")
+    assert "never ran here" in json.loads(ran.out)["problem"]
     state, now = state_of(site_toml), time.time()
     for changed, words, problem in (
         ({}, "site north: connected, waits for orders", ""),
@@ -151,12 +133,13 @@ def test_site_status_and_its_exit_code(asterion, site_toml: Path) -> None:
         ),
     ):
         write_status(state, status_now(**changed))
-        assert asterion("site", "status", site_toml) == (0, words + "\n")
-        code, said = asterion("site", "status", site_toml, "--exit-code")
-        assert (code, said) == (32 if problem else 0, words + "\n")
-        code, said = asterion("site", "status", site_toml, "--exit-code", "--json")
-        told = json.loads(said)
-        assert (code, told["problem"], told["site"]) == (32 if problem else 0, problem, "north")
+        ran = asterion("site", "status", site_toml)
+        assert (ran.code, ran.said) == (0, words + "\n")
+        ran = asterion("site", "status", site_toml, "--exit-code")
+        assert (ran.code, ran.said) == (32 if problem else 0, words + "\n")
+        ran = asterion("site", "status", site_toml, "--exit-code", "--json")
+        told = json.loads(ran.out)
+        assert (ran.code, told["problem"], told["site"]) == (32 if problem else 0, problem, "north")
         assert told["working"] == changed.get("working", "")
 
 
