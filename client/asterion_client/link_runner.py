@@ -20,10 +20,11 @@ from typing import TextIO
 from flwr.app import Context, RecordDict
 
 from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.coordinator_words import LinkOrder
 from asterion_client.egress import describe
 from asterion_client.flower_client_compat import order_message
 from asterion_client.link_daemon import FAILED_START
-from asterion_client.link_session import LinkOrder, LinkSession, Standing
+from asterion_client.link_session import LinkSession, Standing
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.stored_reports import site_blobs, stored_parts
@@ -77,10 +78,10 @@ class LinkRunner:
         self._last: list[LinkOrder] = []
 
     def serve(self, stop: Event) -> None:
-        """Answer orders until told to stop."""
+        """Answer orders until told to stop, or the session is broken."""
         self.session.start()
         told = 0.0
-        while not stop.is_set():
+        while not (stop.is_set() or self.session.broken.is_set()):
             order = self.session.next_order(0.5)
             if order is not None and not order.over.is_set():
                 self._answer(order)

@@ -10,13 +10,21 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
 from queue import Empty, Queue
 from typing import Any, TypeVar
 
 import grpc
 
+from asterion_client.coordinator_words import (
+    MOST_ORDERS,
+    LinkOrder,
+    beat_seconds,
+    read_order,
+    wanted_chunks,
+)
+from asterion_client.egress import describe
 from asterion_client.link_transfers import RateCap, seconds_until_open
 from asterion_client.settings import ConnectionSettings
 from asterion_shared import __version__
@@ -27,7 +35,7 @@ from asterion_shared.link import link_pb2_grpc as service
 from asterion_shared.link.blobs import BlobStore
 from asterion_shared.link.channel import WIRE_FORMAT, open_channel
 from asterion_shared.link.identity import Identity
-from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
+from asterion_shared.link.parcels import Parcel, Part, to_wire
 from asterion_shared.link.records import stored_parts
 from asterion_shared.link.refusals import code_of
 from asterion_shared.link.steps import reached
@@ -42,6 +50,9 @@ REFUSED_SECONDS = 15.0
 SILENT_BEATS = 4
 """A session that missed so many beats is dead, whatever TCP believes."""
 
+SILENT_SECONDS = 30.0
+"""The same in seconds, before the coordinator said how long a beat is."""
+
 SYNC_CHUNKS = 32
 """Chunks that arrive between two syncs."""
 
@@ -53,25 +64,6 @@ GIVEN_UP = ("malformed", "too_large", "foreign")
 """Refusals of a report after which sending it again would be refused again."""
 
 Answer = TypeVar("Answer")
-
-
-@dataclass(eq=False)
-class LinkOrder:
-    """An order on its way through the site.
-
-    Attributes:
-        key: names it.
-        order: as it came, without the bytes of its large parts.
-        content: its parcel.
-        over: set when nobody wants its report any more.
-        report: what is to be sent; None: nothing yet.
-    """
-
-    key: bytes
-    order: wire.Order
-    content: Parcel
-    over: threading.Event = field(default_factory=threading.Event)
-    report: Parcel | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +83,9 @@ class Standing:
 
 class LinkSession:
     """The session and its threads; they end with :meth:`stop`.
+
+    Whatever the coordinator says, the threads go on. Should one end by a mistake of ours
+    nevertheless, ``broken`` is set, for a site that looks healthy and never answers is the worst.
 
     Args:
         settings: the connection.
@@ -115,6 +110,7 @@ class LinkSession:
             instance_id=secrets.token_bytes(16),
         )  # fmt: skip
         self._cap = RateCap(settings.most_bytes_per_second)
+        self.broken = threading.Event()
         self._stopping = threading.Event()
         self._up = threading.Event()
         self._orders: dict[bytes, LinkOrder] = {}
@@ -126,7 +122,7 @@ class LinkSession:
         self._stub: service.LinkStub | None = None
         self._call: Any = None
         self._threads = [
-            threading.Thread(target=work, daemon=True, name=work.__name__)
+            threading.Thread(target=self._work, args=(work,), daemon=True, name=work.__name__)
             for work in (self._attend, self._fetch, self._send)
         ]
 
@@ -167,6 +163,13 @@ class LinkSession:
         reports = [order.report for order in orders if order.report is not None]
         return stored_parts([*(order.content for order in orders), *reports])
 
+    def _work(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except Exception as error:  # its kind and place are logged, not its text
+            LOG.critical("the session is broken: %s", describe(error, "internal_error"))
+            self.broken.set()
+
     def _attend(self) -> None:
         failures = 0
         while not self._stopping.is_set():
@@ -200,7 +203,8 @@ class LinkSession:
                 silent.heard()
                 match notice.WhichOneof("what"):
                     case "welcome":
-                        silent.seconds = SILENT_BEATS * notice.welcome.seconds_between_beats
+                        beat = beat_seconds(notice.welcome)
+                        silent.seconds = SILENT_BEATS * beat if beat else SILENT_SECONDS
                         self._up.set()
                     case "order":
                         self._take(notice.order)
@@ -225,9 +229,12 @@ class LinkSession:
             if order.key in self._orders:
                 return  # it is in work; this delivery is one too many
             try:
-                taken = LinkOrder(order.key, order, from_wire(order.content))
+                taken = read_order(order)
             except ValueError as error:
                 LOG.warning("an order cannot be read: %s", error)
+                return
+            if len(self._orders) >= MOST_ORDERS:
+                LOG.warning("an order is not taken: %d are in work", MOST_ORDERS)
                 return
             self._orders[order.key] = taken
         reached("S1")
@@ -252,8 +259,13 @@ class LinkSession:
 
     def _fetched(self, order: LinkOrder) -> bool:
         for number, part in enumerate(order.content.parts):
+            before: list[int] = []
             while part.inline is None and (missing := self._blobs.missing(part)):
+                if missing == before:
+                    msg = "none of the chunks came that were asked for"
+                    raise ValueError(msg)  # they are asked for again after a pause
                 self._download(order, number, part, missing[:WANTED_CHUNKS])
+                before = missing
         return True
 
     def _download(self, order: LinkOrder, number: int, part: Part, missing: list[int]) -> None:
@@ -290,28 +302,25 @@ class LinkSession:
         if parcel.stored:
             needed = self._stub.Offer(report)
             reached("S6")
-            if needed.parts:
-                self._stub.Upload(self._chunks(order, parcel, needed))
+            if wanted := wanted_chunks(needed, parcel):
+                self._stub.Upload(self._chunks(order, parcel, wanted))
         self._stub.Submit(report)
         return True
 
     def _chunks(
-        self, order: LinkOrder, parcel: Parcel, needed: wire.Needed
+        self, order: LinkOrder, parcel: Parcel, wanted: list[tuple[int, int]]
     ) -> Iterator[wire.Chunk]:
-        for wanted in needed.parts:
-            part = parcel.parts[wanted.part]
-            for number in wanted.chunks:
-                self._wait_for_hours(order)
-                if order.over.is_set() or self._stopping.is_set():
-                    return
-                data = self._blobs.read(part, number)
-                packed = pack(data) if parcel.lossless else None
-                sent = data if packed is None else packed
-                yield wire.Chunk(
-                    key=order.key, part=wanted.part, number=number,
-                    packed=packed is not None, data=sent,
-                )  # fmt: skip
-                self._cap.moved(len(sent))
+        for part, number in wanted:
+            self._wait_for_hours(order)
+            if order.over.is_set() or self._stopping.is_set():
+                return
+            data = self._blobs.read(parcel.parts[part], number)
+            packed = pack(data) if parcel.lossless else None
+            sent = data if packed is None else packed
+            yield wire.Chunk(
+                key=order.key, part=part, number=number, packed=packed is not None, data=sent
+            )
+            self._cap.moved(len(sent))
 
     def _wait_for_hours(self, order: LinkOrder) -> None:
         while not (self._stopping.is_set() or order.over.is_set()):
@@ -350,7 +359,7 @@ class _Watchdog:
     """Calls ``bite`` when nothing is heard for ``seconds``."""
 
     def __init__(self, bite: Callable[[], object]) -> None:
-        self.seconds = 30.0
+        self.seconds = SILENT_SECONDS
         self._bite, self._last = bite, time.monotonic()
         self._stopped = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()

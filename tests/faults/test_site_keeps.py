@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from tests.faults.kill_cases import matrix_plan
 
-from asterion_client.link_session import LinkOrder, LinkSession
+from asterion_client.coordinator_words import LinkOrder
+from asterion_client.link_session import LinkSession
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_client.stored_reports import StoredReport, site_blobs, stored_parts
 from asterion_shared.link import link_pb2 as wire

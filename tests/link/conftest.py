@@ -18,6 +18,22 @@ def link(tmp_path: Path) -> Iterator[Loopback]:
 
 
 @pytest.fixture
+def kit(link: Loopback, tmp_path: Path) -> Path:
+    """A site's folder from the coordinator's kit, as an operator makes it."""
+    folder = tmp_path / "hospital"
+    folder.mkdir()
+    for path in link.made.kit("north").iterdir():
+        if path.is_file():
+            (folder / path.name).write_bytes(path.read_bytes())
+            (folder / path.name).chmod(0o600)
+    (folder / "site.toml").write_text(
+        'name = "north"\ntask = "anomaly"\n[data]\nformat = "npz"\n'
+        + (folder / "connection.toml").read_text()
+    )
+    return folder
+
+
+@pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[tuple[str, int]]]:
     """Chunks that came to the coordinator, and that it sent; by part and number."""
     found: dict[str, list[tuple[str, int]]] = {"up": [], "down": []}

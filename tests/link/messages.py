@@ -114,7 +114,7 @@ def _fields(rng: np.random.Generator, data: bytes, kind: type[Message]) -> bytes
         fields = holder.DESCRIPTOR.fields
         field = fields[int(rng.integers(len(fields)))]
         inner = _inner(rng, holder, field)
-        if inner is None or rng.random() < 0.2:
+        if inner is None or not inner.DESCRIPTOR.fields or rng.random() < 0.2:
             break
         holder = inner
     if field.is_repeated:

@@ -22,7 +22,8 @@ from tests.link.loopback import (
 )
 
 from asterion_client import link_session
-from asterion_client.link_session import LinkOrder, LinkSession
+from asterion_client.coordinator_words import LinkOrder
+from asterion_client.link_session import LinkSession
 from asterion_server import link_server
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.blobs import BlobStore

@@ -261,22 +261,6 @@ def test_a_process_that_cannot_start_says_why(
     assert error.value.exit_code == 11
 
 
-@pytest.fixture
-def kit(link: Loopback, tmp_path: Path) -> Path:
-    """A site's folder from the coordinator's kit, as an operator makes it."""
-    folder = tmp_path / "hospital"
-    folder.mkdir()
-    for path in link.made.kit("north").iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-            (folder / path.name).chmod(0o600)
-    (folder / "site.toml").write_text(
-        'name = "north"\ntask = "anomaly"\n[data]\nformat = "npz"\n'
-        + (folder / "connection.toml").read_text()
-    )
-    return folder
-
-
 def test_two_processes_of_one_folder_and_two_folders_of_one_site(
     link: Loopback, kit: Path, tmp_path: Path
 ) -> None:

@@ -31,7 +31,8 @@ from pathlib import Path
 import numpy as np
 import psutil
 
-from asterion_client.link_session import LinkOrder, LinkSession
+from asterion_client.coordinator_words import LinkOrder
+from asterion_client.link_session import LinkSession
 from asterion_client.settings import ConnectionSettings
 from asterion_server.keys import Provisioned, open_provisioned, provision
 from asterion_shared.events import RoundFinished, read_events
