@@ -7,9 +7,9 @@ each site is a real `LinkSession` with its own certificate, its own chunks on di
 thread; only the training is left out, its update is drawn. Every tenth round the memory of each
 process and the files on disk are measured. It runs on the loopback interface and needs no root.
 
-It is measured at rest: the sites hold their answers back until it is done. In the middle of a round
-the updates on their way would be counted, 30 MB and more by chance, and the freed memory that the C
-library keeps for a hundred threads, which the sites' processes hand back at rest.
+It is measured at rest: before a measurement all sites hold their answers back until it is done. In
+the middle of a round the updates on their way would be counted, 30 MB and more by chance, and the
+freed memory that the C library keeps for a hundred threads, which the sites' processes hand back.
 """
 
 import argparse
@@ -49,8 +49,11 @@ from asterion_shared.settings_files import validate
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 RUN = "soak"
 PARTS = ("center/link", "sites")
-REST = "rest"
-"""While this file is there the sites hold their answers back."""
+EVERY = 10
+"""Rounds between two measurements. The sites answer the next round's orders after it."""
+
+MEASURED = "measured"
+"""Folder with an empty file for each round after which was measured."""
 
 WIDTH = 270
 """Of both layers: 73 980 weights with two features and two classes, 296 kB."""
@@ -61,8 +64,10 @@ SETTLED_ROUND = 20
 MOST_GROWTH_BYTES = {"link": 16 * 2**20, "run": 32 * 2**20, "sites": 16 * 2**20}
 """Of a process's memory after that; the run's keeps the results of all rounds, 100 sites each."""
 
-QUIET_SECONDS = 2.0
-"""Everything is at rest when no file changed for so long."""
+QUIET_SECONDS = 6.0
+"""Everything is at rest when no file changed for so long: the link clears up within 5 seconds."""
+
+TRIM_SECONDS = 1.0
 
 C_LIBRARY = {
     "MALLOC_ARENA_MAX": "1",
@@ -136,7 +141,7 @@ class Site:
         self.name, self.blobs = name, BlobStore(folder / name)
         state_id = name.encode().ljust(16)[:16]
         self.session = LinkSession(settings, identity, self.blobs, state_id, lambda standing: None)
-        self._rest = folder.parent / REST
+        self._measured = folder.parent / MEASURED
         self._last: list[LinkOrder] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
 
@@ -149,9 +154,14 @@ class Site:
         while True:
             order = self.session.next_order(5.0)
             if order is not None:
-                while self._rest.exists():
-                    time.sleep(0.05)
+                self._hold_back(order.order.round - 1)
                 self._answer(order)
+
+    def _hold_back(self, finished: int) -> None:
+        while (
+            finished > 0 and finished % EVERY == 0 and not (self._measured / str(finished)).exists()
+        ):
+            time.sleep(0.05)
 
     def _answer(self, taken: LinkOrder) -> None:
         order = decode_order(unpack(taken.content, self.blobs.view)).order
@@ -178,16 +188,15 @@ def serve_sites(made: Provisioned, folder: Path, names: Sequence[str]) -> None:
     sites = [Site(name, made, folder) for name in names]
     for site in sites:
         site.start()
-    threading.Thread(target=_hand_back, args=(folder.parent / REST,), daemon=True).start()
+    threading.Thread(target=_hand_back, daemon=True).start()
     sys.stdin.read()
 
 
-def _hand_back(rest: Path) -> None:
+def _hand_back() -> None:
     c_library = ctypes.CDLL(None)
     while True:
-        time.sleep(QUIET_SECONDS / 2)
-        if rest.exists():
-            c_library.malloc_trim(0)
+        time.sleep(TRIM_SECONDS)
+        c_library.malloc_trim(0)
 
 
 class Soak:
@@ -201,6 +210,7 @@ class Soak:
 
     def __init__(self, root: Path, num_sites: int, num_processes: int) -> None:
         self.root = root
+        (root / MEASURED).mkdir()
         self.names = [f"site-{number:03d}" for number in range(num_sites)]
         self.made = provision(
             root / "center", ["127.0.0.1"], self.names, port=_free_port(), listen="127.0.0.1"
@@ -225,8 +235,8 @@ class Soak:
             for process in self._processes:
                 process.wait(60)
 
-    def run(self, num_rounds: int, every: int) -> list[Sample]:
-        """Carry out so many rounds and a few more; a sample every so many.
+    def run(self, num_rounds: int) -> list[Sample]:
+        """Carry out so many rounds and a few more; a sample every :data:`EVERY`.
 
         Raises:
             AssertionError: it did not come to its end with every site in every round.
@@ -243,11 +253,10 @@ class Soak:
             finished = [e for e in read_events(told) if isinstance(e, RoundFinished)]
             if len(finished) > done:
                 done, heard = len(finished), time.monotonic()
-                number = done - 1
-                if every * (len(samples) + 1) <= number <= num_rounds:
-                    samples.append(self._sample(number, time.monotonic() - began))
+                if done % EVERY == 0 and done <= num_rounds:
+                    samples.append(self._sample(done, time.monotonic() - began))
                     _say(samples[-1])
-            assert time.monotonic() - heard < ROUND_SECONDS, f"no round after round {done - 1}"
+            assert time.monotonic() - heard < ROUND_SECONDS, f"no round after round {done}"
             time.sleep(0.2)
         assert launched.returncode == 0, (self.root / "launch.log").read_text()
         result = read_result(self.made.runs / RUN / "result.json")
@@ -255,12 +264,10 @@ class Soak:
         return samples
 
     def _sample(self, number: int, seconds: float) -> Sample:
-        (self.root / REST).touch()
-        try:
-            self._wait_for_rest()
-            return self._measured(number, seconds)
-        finally:
-            (self.root / REST).unlink()
+        self._wait_for_rest()
+        sample = self._measured(number, seconds)
+        (self.root / MEASURED / str(number)).touch()
+        return sample
 
     def _wait_for_rest(self) -> None:
         until, before = time.monotonic() + ROUND_SECONDS, None
@@ -367,7 +374,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         soak = Soak(Path(folder), given.sites, given.processes)
         with soak.running():
-            samples = soak.run(given.rounds, every=10)
+            samples = soak.run(given.rounds)
     found = growths(samples)
     told = {"sites": given.sites, "rounds": given.rounds, "grew": found,
             "samples": [asdict(sample) for sample in samples]}  # fmt: skip
