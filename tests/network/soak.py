@@ -8,12 +8,12 @@ thread; only the training is left out, its update is drawn. Every tenth round th
 process and the files on disk are measured. It runs on the loopback interface and needs no root.
 
 It is measured at rest: before a measurement all sites hold their answers back until it is done. In
-the middle of a round the updates on their way would be counted, 30 MB and more by chance, and the
-freed memory that the C library keeps for a hundred threads, which the sites' processes hand back.
+the middle of a round the updates on their way would be counted, 30 MB and more by chance. And it is
+measured what is held: every process hands back each second what the C library keeps of freed
+memory, which is up to 30 MB in the link and in each process of sites, more and less by chance.
 """
 
 import argparse
-import ctypes
 import json
 import logging
 import os
@@ -67,7 +67,16 @@ MOST_GROWTH_BYTES = {"link": 16 * 2**20, "run": 32 * 2**20, "sites": 16 * 2**20}
 QUIET_SECONDS = 6.0
 """Everything is at rest when no file changed for so long: the link clears up within 5 seconds."""
 
-TRIM_SECONDS = 1.0
+HAND_BACK = """
+import ctypes, threading, time
+def hand_back():
+    c_library = ctypes.CDLL(None)
+    while True:
+        time.sleep(1.0)
+        c_library.malloc_trim(0)
+threading.Thread(target=hand_back, daemon=True).start()
+"""
+"""Python runs it at the start of each process, as its ``sitecustomize``."""
 
 C_LIBRARY = {
     "MALLOC_ARENA_MAX": "1",
@@ -188,15 +197,7 @@ def serve_sites(made: Provisioned, folder: Path, names: Sequence[str]) -> None:
     sites = [Site(name, made, folder) for name in names]
     for site in sites:
         site.start()
-    threading.Thread(target=_hand_back, daemon=True).start()
     sys.stdin.read()
-
-
-def _hand_back() -> None:
-    c_library = ctypes.CDLL(None)
-    while True:
-        time.sleep(TRIM_SECONDS)
-        c_library.malloc_trim(0)
 
 
 class Soak:
@@ -211,6 +212,8 @@ class Soak:
     def __init__(self, root: Path, num_sites: int, num_processes: int) -> None:
         self.root = root
         (root / MEASURED).mkdir()
+        (root / "python").mkdir()
+        (root / "python/sitecustomize.py").write_text(HAND_BACK)
         self.names = [f"site-{number:03d}" for number in range(num_sites)]
         self.made = provision(
             root / "center", ["127.0.0.1"], self.names, port=_free_port(), listen="127.0.0.1"
@@ -294,11 +297,13 @@ class Soak:
         )  # fmt: skip
 
     def _start(self, name: str, words: Sequence[str]) -> None:
+        paths = [str(self.root / "python"), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
+        ours = {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         with (self.root / f"{name}.log").open("wb") as log:
             self._processes.append(
                 subprocess.Popen(
                     words, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"} | C_LIBRARY,
+                    env=os.environ | ours | C_LIBRARY,
                 )
             )  # fmt: skip
 
