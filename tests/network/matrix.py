@@ -352,6 +352,7 @@ def add_to(path: Path, lines: Sequence[Line]) -> None:
     own = summary(lines)
     for name in ("cases", "lost_rounds", "not_identical", "double_releases", "seconds"):
         before[name] = before.get(name, 0) + own[name]
+    before["of"] = before.get("of", 0) + own["cases"]
     before["failures"] += [asdict(line) for line in lines if not is_good(line)]
     path.write_text(json.dumps(before, indent=2) + "\n")
 
