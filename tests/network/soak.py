@@ -90,8 +90,8 @@ MORE_ROUNDS = 3
 
 MOST_FILES_GROWTH = 1.1
 MOST_DISK_GROWTH_BYTES = 3_000_000
-"""A tenth of a round's updates. At rest the link has little more than its queue, whose log (SQLite's
-WAL) keeps the size it once needed, 4.2 to 5.5 MB, and is written over."""
+"""A tenth of a round's updates. At rest the link has little more than its queue, whose write-ahead
+log keeps the size it once needed, 4.2 to 5.5 MB, and is written over."""
 
 ROUND_SECONDS = 120.0
 """A round that takes longer has not ended."""
