@@ -5,12 +5,12 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from asterion_client.consent_settings import ConsentSettings, Hours
 from asterion_shared.algorithm_settings import Label
 from asterion_shared.carrier import Carrier
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
-_HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -82,7 +82,7 @@ class ConnectionSettings(Settings):
     most_bytes_per_second: Annotated[int, Field(ge=10_000)] | None = None
     """Fastest that the site moves chunks, both ways together; absent: no cap. The link only."""
 
-    hours: tuple[Annotated[str, Field(pattern=_HOURS)], ...] = ()
+    hours: Hours = ()
     """When chunks may move, local time, such as ``["19:00-07:00"]``; empty: at any time. The link
     only."""
 
@@ -143,6 +143,9 @@ class SiteSettings(Settings):
     """Section with epsilon_limit and delta: the site's budget over all runs. Without it the site
     takes part in no run that is private: no release can be charged."""
 
+    consent: ConsentSettings | None = None
+    """What the site agrees to. Without it every order is refused."""
+
     state_folder: str = "state"
     """Where the site keeps what must outlive a restart, relative to ``site.toml``."""
 
@@ -151,6 +154,13 @@ class SiteSettings(Settings):
             lambda s: s.data.format != "table" or s.task == "classification",
             lambda s: (
                 f"data.format is 'table' and task is {s.task!r}; tables are for classification"
+            ),
+        ),
+        rule(
+            lambda s: s.consent is None or s.consent.embargo is None or s.data.format == "fits",
+            lambda s: (
+                f"consent.embargo is given and data.format is {s.data.format!r}; embargoes are "
+                "read from FITS headers: remove it"
             ),
         ),
     )
