@@ -79,6 +79,7 @@ def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None, carrier: 
             grid,
             stop_requested=stopped,
             ledger_heads=heads,
+            signature=folder.read_signature(),
             open_orders=folder.path / OPEN_ORDERS,
             emit=lambda event: _tell(folder, plan, event),
         )

@@ -89,6 +89,13 @@ def launch(
         list[str] | None, typer.Option(help="a site that shall take part; absent: all enrolled")
     ] = None,
     wait: Annotated[float, typer.Option(min=0, help="seconds to wait for sites at first")] = 30.0,
+    key: Annotated[
+        Path | None,
+        typer.Option(envvar="ASTERION_OPERATOR_KEY", help="operator's private key: signs the plan"),
+    ] = None,
+    signature: Annotated[
+        Path | None, typer.Option(help="a signature made by: asterion operator sign")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Start a run, or go on with it, and show a line a round and a table at its end."""
@@ -97,9 +104,15 @@ def launch(
     from asterion_server.run_folder import RunFolder
     from asterion_shared.plan import read_plan
     from asterion_shared.reports.terminal import RoundPrinter
+    from asterion_shared.signed_plan import read_operator_key, read_signature, sign_plan
 
     made, wanted = open_provisioned(folder), read_plan(plan)
     name = _run_name(run or wanted.name)
+    signed = None
+    if signature is not None:
+        signed = read_signature(signature)
+    elif key is not None:
+        signed = sign_plan(wanted, name, key.stem, read_operator_key(key))
     try:
         with RoundPrinter(as_json=as_json) as printer:
             submit(
@@ -109,6 +122,7 @@ def launch(
                 sites=site or (),
                 plan_folder=plan.parent,
                 wait_seconds=wait,
+                signature=signed,
                 emit=printer,
             )
     except KeyboardInterrupt:

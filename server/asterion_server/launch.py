@@ -15,6 +15,7 @@ from asterion_shared.events import Listener, RunFinished, read_events
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result, read_result
+from asterion_shared.signed_plan import PlanSignature
 
 POLL_SECONDS = 0.25
 ALIVE_SECONDS = 3.0
@@ -43,6 +44,7 @@ def launch(
     sites: Sequence[str] = (),
     plan_folder: Path = Path(),
     wait_seconds: float = 30.0,
+    signature: PlanSignature | None = None,
     emit: Listener = lambda event: None,
 ) -> Result:
     """Start a run, or go on with it, and follow it to its end.
@@ -57,6 +59,7 @@ def launch(
         sites: which sites shall take part; empty for all enrolled ones.
         plan_folder: where the plan's ``init.file`` is looked up.
         wait_seconds: how long the run waits for sites at its start.
+        signature: an operator's under plan and run; None: that of an earlier launch, if any.
         emit: is told of each event.
 
     Raises:
@@ -70,7 +73,7 @@ def launch(
         msg = f"the sites {', '.join(unknown)} are not enrolled; enrolled are {known}"
         raise UserInputError(msg)
     folder = RunFolder(made.runs / run)
-    _claim(folder, plan)
+    _claim(folder, plan, signature)
     with queue_of(made) as queue:
         told = 0
         if queue.standing(folder) in ("unknown", "ended"):
@@ -147,14 +150,25 @@ def _status(folder: RunFolder, standing: Standing) -> str:
     return read_result(folder.result).status if folder.result.exists() else "interrupted"
 
 
-def _claim(folder: RunFolder, plan: Plan) -> None:
+def _claim(folder: RunFolder, plan: Plan, signature: PlanSignature | None) -> None:
     if folder.plan_file.exists() and folder.read_plan() != plan:
         msg = (
             f"run {folder.path.name!r} exists with another plan ({folder.plan_file}); choose "
             "another name with --run, or take back the change to the plan"
         )
         raise PlanMismatchError(msg)
+    if signature is not None and (signature.plan_sha256, signature.run) != (
+        plan.sha256,
+        folder.path.name,
+    ):
+        msg = (
+            f"the signature is for plan {signature.plan_sha256[:12]} as run {signature.run!r}, and "
+            f"this is plan {plan.sha256[:12]} as run {folder.path.name!r}; sign it again"
+        )
+        raise PlanMismatchError(msg)
     write_atomically(folder.plan_file, plan.canonical().encode())
+    if signature is not None:
+        write_atomically(folder.signature_file, signature.model_dump_json().encode())
 
 
 def _is_finished(folder: RunFolder) -> bool:

@@ -16,6 +16,7 @@ from asterion_server.live_round import LiveRound
 from asterion_server.open_orders import OpenOrders
 from asterion_shared.events import Listener, ignore
 from asterion_shared.messages import Answer, Order
+from asterion_shared.signed_plan import PlanSignature
 
 
 class LiveCohort:
@@ -28,6 +29,8 @@ class LiveCohort:
         stop_requested: asked at each look for answers; True ends the run.
         grace_seconds: how long a site that went away may take to come back, unless the plan waits.
         ledger_heads: what sites said of their privacy ledgers; None: nothing is remembered.
+        signature: an operator's under plan and run, which goes with every order; None: nobody
+            signed, and sites that decide refuse.
         open_orders: file for orders of late sites that stay open; None: they end with this process.
         emit: is told of sites that are waited for.
         now, wall, pause: a clock that never goes back, the time of day, and the sleep, which may
@@ -41,6 +44,7 @@ class LiveCohort:
         stop_requested: Callable[[], bool] = lambda: False,
         grace_seconds: float = GRACE_SECONDS,
         ledger_heads: LedgerHeads | None = None,
+        signature: PlanSignature | None = None,
         open_orders: Path | None = None,
         emit: Listener = ignore,
         now: Callable[[], float] = time.monotonic,
@@ -52,6 +56,7 @@ class LiveCohort:
             stop_requested=stop_requested,
             grace_seconds=grace_seconds,
             heads=ledger_heads,
+            signature=signature,
             open_orders=OpenOrders(open_orders),
             emit=emit,
             now=now,

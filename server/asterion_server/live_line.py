@@ -12,6 +12,7 @@ from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.open_orders import OpenOrders
 from asterion_shared.errors import RunStoppedError
 from asterion_shared.events import Listener, ignore
+from asterion_shared.signed_plan import PlanSignature
 
 POLL_SECONDS = 0.2
 """Pause between two looks for answers, on a grid that wakes nobody."""
@@ -63,6 +64,7 @@ class Line:
         stop_requested: asked at each look for answers; True ends the run.
         grace_seconds: how long a site that went away may take to come back.
         heads: what sites said of their privacy ledgers; None: nothing is remembered.
+        signature: an operator's under plan and run, for every order; None: nobody signed.
         open_orders: of late sites, beyond their round.
         emit: is told of sites that are waited for.
         now: a clock that never goes back, s.
@@ -75,6 +77,7 @@ class Line:
     stop_requested: Callable[[], bool] = lambda: False
     grace_seconds: float = GRACE_SECONDS
     heads: LedgerHeads | None = None
+    signature: PlanSignature | None = None
     open_orders: OpenOrders = field(default_factory=OpenOrders)
     emit: Listener = ignore
     now: Callable[[], float] = time.monotonic

@@ -134,7 +134,8 @@ class LiveRound:
     def _send(self, site: str) -> None:
         node, asked, line = self._nodes[site], self._asked[site], self._line
         head = None if self._heads is None else self._heads.of(site)
-        content = encode_order(replace(self._order, ledger_head=head), site, self._weights)
+        order = replace(self._order, ledger_head=head, signature=self._line.signature)
+        content = encode_order(order, site, self._weights)
         stays = self._waits or self._carries
         message = Message(
             content,

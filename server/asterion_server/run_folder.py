@@ -25,6 +25,7 @@ from asterion_shared.files import sync_folder, write_atomically
 from asterion_shared.plan import Name, Plan, parse_plan
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import AnySettings, Settings, validate
+from asterion_shared.signed_plan import PlanSignature, read_signature
 
 
 class Launch(Settings):
@@ -65,6 +66,11 @@ class RunFolder:
     def launch_file(self) -> Path:
         """See :class:`Launch`."""
         return self.path / "launch.json"
+
+    @property
+    def signature_file(self) -> Path:
+        """An operator's signature under the plan; absent when nobody signed."""
+        return self.path / "signature.json"
 
     @property
     def events(self) -> Path:
@@ -181,6 +187,15 @@ class RunFolder:
             SettingsError: it was edited and does not hold.
         """
         return _load(Launch, self.launch_file)
+
+    def read_signature(self) -> PlanSignature | None:
+        """The operator's signature; None when nobody signed.
+
+        Raises:
+            FileProblemError: the file is not JSON.
+            SettingsError: it was edited and does not hold.
+        """
+        return read_signature(self.signature_file) if self.signature_file.exists() else None
 
     def write_launch(self, launch: Launch) -> None:
         """Store how the run was asked for.

@@ -6,6 +6,7 @@ statistics as lists of numbers) or a refusal (a code and a stage). Decoding is s
 missing or oversized parts are refused, because the other side may be broken or hostile.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from asterion_shared.messages import (
 )
 from asterion_shared.metrics import Statistic
 from asterion_shared.plan import parse_plan
+from asterion_shared.settings_files import validate
+from asterion_shared.signed_plan import PlanSignature
 from asterion_shared.transport_settings import UpdateKind
 from asterion_shared.vector_records import (
     MOST_WEIGHTS,
@@ -66,6 +69,11 @@ _REPORT = dict.fromkeys(_COUNTS, int) | {"format": int, "manifest_sha256": str, 
 _SUM_MESSAGE = {"format": int, "message": bytes}
 _HEAD: dict[str, type] = {"ledger_head": str}
 """In an order or a report of a private run only."""
+
+_SIGNATURE: dict[str, type] = {"signature": str}
+"""In an order of a signed plan only."""
+
+MOST_SIGNATURE_BYTES = 1024
 
 _REFUSAL = {"format": int, "code": str, "stage": str}
 
@@ -108,6 +116,8 @@ def encode_order(order: Order, site: str, weights: ArrayRecord | None = None) ->
     }
     if order.ledger_head is not None:
         fields["ledger_head"] = order.ledger_head
+    if order.signature is not None:
+        fields["signature"] = order.signature.model_dump_json()
     content["order"] = ConfigRecord(fields)
     if order.weights is not None:
         content["weights"] = weights or vector_record(order.weights)
@@ -134,7 +144,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             not hold here.
     """
     try:
-        known = _ORDER | _present(content, "order", _HEAD)
+        known = _ORDER | _present(content, "order", _HEAD | _SIGNATURE)
         fields = _fields(content, "order", known, also=("weights", "sum"))
         head = _head(fields)
         if fields["phase"] not in MESSAGE_TYPES:
@@ -150,6 +160,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
         step = _sum_order(content, fields["site"]) if "sum" in content else None
         plan = parse_plan(fields["plan"], "the order's plan")
+        signature = _signature(fields)
     except (AsterionError, ValueError) as error:
         msg = f"the order cannot be read ({error}); install the coordinator's version of asterion"
         raise OrderRefusedError(msg, code="plan_invalid") from None
@@ -164,6 +175,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
         deadline_seconds=fields["deadline_seconds"],
         sum=step,
         ledger_head=head,
+        signature=signature,
     )
     return AddressedOrder(fields["site"], order)
 
@@ -328,6 +340,22 @@ def _head(fields: Mapping[str, Any]) -> str | None:
     if head is not None and re.fullmatch(r"[0-9a-f]{64}", head) is None:
         _fail("ledger_head is not 64 hexadecimal digits")
     return head
+
+
+def _signature(fields: Mapping[str, Any]) -> PlanSignature | None:
+    text: str | None = fields.get("signature")
+    if text is None:
+        return None
+    if len(text) > MOST_SIGNATURE_BYTES:
+        _fail(f"the signature has {len(text)} bytes, allowed are {MOST_SIGNATURE_BYTES}")
+    return validate(PlanSignature, _table(text), "the order's signature")
+
+
+def _table(text: str) -> dict[str, Any]:
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        _fail("the signature is not a table")
+    return values
 
 
 def _fields(

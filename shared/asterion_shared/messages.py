@@ -11,6 +11,7 @@ import numpy.typing as npt
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
+from asterion_shared.signed_plan import PlanSignature
 from asterion_shared.update_codec import EncodedUpdate
 
 Phase = Literal["count", "train", "evaluate", "sum"]
@@ -19,6 +20,27 @@ SumStep = Literal["keys", "reveal", "shares", "masked", "agree", "unmask"]
 """The steps of a secure sum, in order; ``docs/secure-sum.md`` has them."""
 
 REASON_CODES: dict[str, str] = {
+    "no_consent": "the site's settings have no [consent], so it agrees to nothing",
+    "unsigned_plan": "no operator has signed the plan",
+    "unknown_operator": "the site does not run plans of the operator who signed this one",
+    "signature_invalid": "the signature under the plan is not the operator's",
+    "plan_altered": "the operator signed another plan, or this one for another run",
+    "signature_ended": "the operator's signature has ended, or does not hold yet",
+    "kind_not_allowed": "the site does not agree to what the plan asks for",
+    "model_not_allowed": "the site does not agree to the plan's network",
+    "noise_not_allowed": "the site does not agree to where the plan's noise is added, or to none",
+    "epsilon_too_large": "the plan may cost more epsilon than the site allows for one",
+    "cohort_too_small": "fewer sites may make a round than the site asks for",
+    "secure_sum_needed": "the site takes part in secure sums only",
+    "approval_missing": "a person at the site has not approved the plan",
+    "approval_ended": "the approval of the plan at the site has ended",
+    "plans_spent": "the site has had as many new runs today as it allows",
+    "rounds_spent": "the site has had as many rounds today as it allows",
+    "bytes_spent": "the site has moved as many bytes today as it allows",
+    "device_hours_spent": "the site has worked as long today as it allows",
+    "outside_hours": "the site works at other hours",
+    "site_paused": "a person at the site has paused it",
+    "site_busy": "the site's machine is needed for other work now",
     "wrong_task": "the site's data are for another task",
     "plan_invalid": "the plan does not hold for this version of the site",
     "layout_mismatch": "the network differs between the coordinator and the site",
@@ -91,6 +113,7 @@ class Order:
             not travel. None: the plan's.
         ledger_head: in an order to one site, the head of its privacy ledger that the coordinator
             was told last, 64 hex digits; None: never told, or the plan is not private.
+        signature: an operator's, under plan and run; None: nobody signed.
     """
 
     run: str
@@ -104,12 +127,14 @@ class Order:
     sum: SumOrder | None = None
     clip_norm: float | None = None
     ledger_head: str | None = None
+    signature: PlanSignature | None = None
 
 
 def order_sha256(order: Order, site: str = "") -> str:
     """Hash of what an order asks, 64 hex digits.
 
-    Deadline and ledger head are not in it: they may be others when the same order is sent again.
+    Deadline, ledger head and signature are not in it: they may be others when the same order is
+    sent again.
 
     Args:
         order: of any phase.
