@@ -1,5 +1,6 @@
 """For all tests."""
 
+import io
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,7 +31,8 @@ def asterion(
 ) -> Callable[..., Ran]:
     """Carries out a command in this process; it never ends in a traceback."""
 
-    def run(*words: object) -> Ran:
+    def run(*words: object, typed: str = "") -> Ran:
+        monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
         monkeypatch.setattr(sys, "argv", ["asterion", *map(str, words)])
         code = 0
         try:

@@ -70,6 +70,9 @@ _SUM_MESSAGE = {"format": int, "message": bytes}
 _HEAD: dict[str, type] = {"ledger_head": str}
 """In an order or a report of a private run only."""
 
+_RUN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+"""A run's name is a folder's at the site."""
+
 _SIGNATURE: dict[str, type] = {"signature": str}
 """In an order of a signed plan only."""
 
@@ -149,6 +152,8 @@ def decode_order(content: RecordDict) -> AddressedOrder:
         head = _head(fields)
         if fields["phase"] not in MESSAGE_TYPES:
             _fail(f"phase is {fields['phase']!r:.40}")
+        if _RUN.fullmatch(fields["run"]) is None:
+            _fail("the run's name is not one")
         if len(fields["plan"]) > MOST_TEXT_BYTES:
             _fail(f"the plan has {len(fields['plan'])} bytes, allowed are {MOST_TEXT_BYTES}")
         weights = None

@@ -32,6 +32,7 @@ REASON_CODES: dict[str, str] = {
     "epsilon_too_large": "the plan may cost more epsilon than the site allows for one",
     "cohort_too_small": "fewer sites may make a round than the site asks for",
     "secure_sum_needed": "the site takes part in secure sums only",
+    "not_in_plan": "the order asks for what its plan does not have",
     "approval_missing": "a person at the site has not approved the plan",
     "approval_ended": "the approval of the plan at the site has ended",
     "plans_spent": "the site has had as many new runs today as it allows",

@@ -1,0 +1,130 @@
+"""What a site did today: runs, rounds, bytes and hours of work, durable over restarts.
+
+Days are those of UTC. That a round begins is on the disk before it does. Bytes and seconds are
+written as they come, so that a process that is killed again and again gets no second helping; only
+a power cut may lose the last of them.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from asterion_shared.errors import DiskProblemError
+from asterion_shared.files import append_lines, make_folder
+
+FOLDER = "consent/days"
+Round = tuple[str, int]
+
+
+@dataclass(slots=True)
+class Day:
+    """Sums of one day.
+
+    Attributes:
+        runs: names of those that began.
+        rounds: of all runs.
+        num_bytes: moved, both ways.
+        seconds: of work on orders.
+    """
+
+    runs: set[str] = field(default_factory=set)
+    rounds: set[Round] = field(default_factory=set)
+    num_bytes: int = 0
+    seconds: float = 0.0
+
+
+class DayBook:
+    """The book of one state folder. Any thread may use it; another process must not write.
+
+    Args:
+        state: the site's state folder.
+        clock: UTC, seconds since 1970.
+    """
+
+    def __init__(self, state: Path, clock: Callable[[], float] = time.time) -> None:
+        self._folder, self._clock = state / FOLDER, clock
+        self._lock = Lock()
+        self._name, self._day = "", Day()
+
+    def today(self) -> Day:
+        """The sums of today; do not change them."""
+        with self._lock:
+            return self._turned()
+
+    def begin(self, run: str, round_: int) -> None:
+        """Note that a round begins here.
+
+        Raises:
+            DiskProblemError: it cannot be written; then nothing may begin.
+        """
+        with self._lock:
+            if (run, round_) not in self._turned().rounds:
+                entry = {"run": run, "round": round_}
+                append_lines(self._folder / self._name, [json.dumps(entry)])
+                _count(self._day, entry)
+
+    def moved(self, num_bytes: int) -> None:
+        """Note bytes that an order brings or a report takes.
+
+        Raises:
+            DiskProblemError: it cannot be written.
+        """
+        with self._lock:
+            self._note({"bytes": num_bytes})
+
+    def worked(self, seconds: float) -> None:
+        """Note seconds of work.
+
+        Raises:
+            DiskProblemError: it cannot be written.
+        """
+        with self._lock:
+            self._note({"seconds": round(seconds, 3)})
+
+    def _note(self, entry: dict[str, Any]) -> None:
+        """Add a line that need not be on the disk at once."""
+        day, path = self._turned(), self._folder / self._name
+        try:
+            make_folder(path.parent)
+            with path.open("a", encoding="ascii") as file:
+                file.write(f"\n{json.dumps(entry)}\n")  # the line before may be torn
+        except OSError as error:
+            raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+        _count(day, entry)
+
+    def _turned(self) -> Day:
+        """Today's sums; read from the disk when this is the first look at this day."""
+        name = time.strftime("%Y-%m-%d.jsonl", time.gmtime(self._clock()))
+        if name != self._name:
+            self._name, self._day = name, read_day(self._folder / name)
+        return self._day
+
+
+@cache
+def day_book(state: Path) -> DayBook:
+    """The one book of this process for a state folder (absolute)."""
+    return DayBook(state)
+
+
+def read_day(path: Path) -> Day:
+    """The sums of a day's file; nothing when it is not there. A torn line never began."""
+    day = Day()
+    for line in path.read_text(encoding="ascii").splitlines() if path.exists() else ():
+        try:
+            _count(day, json.loads(line))
+        except ValueError:
+            continue
+    return day
+
+
+def _count(day: Day, entry: dict[str, Any]) -> None:
+    if "run" in entry:
+        day.runs.add(entry["run"])
+        day.rounds.add((entry["run"], entry["round"]))
+    day.num_bytes += entry.get("bytes", 0)
+    day.seconds += entry.get("seconds", 0.0)

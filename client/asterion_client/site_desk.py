@@ -1,0 +1,38 @@
+"""Where a live site's orders are answered: consent first, then the work."""
+
+import time
+from pathlib import Path
+
+from asterion_client.consent import Consent
+from asterion_client.day_book import day_book
+from asterion_client.settings import SiteSettings
+from asterion_client.site_worker import SiteWorker
+from asterion_shared.messages import Order, Report
+
+
+class SiteDesk:
+    """Answers the orders that its site agrees to.
+
+    Args:
+        settings: the site's.
+        folder: where ``site.toml`` lies.
+    """
+
+    def __init__(self, settings: SiteSettings, folder: Path) -> None:
+        self._days = day_book((folder / settings.state_folder).resolve())
+        self._consent = Consent(settings, folder, self._days)
+        self._worker = SiteWorker(settings, folder)
+
+    def answer(self, order: Order) -> Report:
+        """Carry out an order.
+
+        Raises:
+            OrderRefusedError: the site does not agree to it, or cannot meet it; has a code.
+            AsterionError: as :meth:`asterion_client.site_worker.SiteWorker.answer`.
+        """
+        self._consent.require(order)
+        began = time.monotonic()
+        try:
+            return self._worker.answer(order)
+        finally:
+            self._days.worked(time.monotonic() - began)
