@@ -101,11 +101,10 @@ def _try(site_toml: Path, plan_json: str, network: str) -> DryRun:
     import torch
 
     from asterion_client.data.site_data import load_site_data
-    from asterion_client.egress import reply
     from asterion_client.local_round import make_workspace, work
     from asterion_client.settings import read_site_settings
     from asterion_client.update_rounding import rounded
-    from asterion_shared.flower_messages import num_bytes
+    from asterion_shared.flower_messages import encode_report, num_bytes
     from asterion_shared.messages import Order
     from asterion_shared.plan import parse_plan
     from asterion_shared.privacy.summed_vector import SummedVector
@@ -129,7 +128,7 @@ def _try(site_toml: Path, plan_json: str, network: str) -> DryRun:
         if plan.secure_sum is None:
             report, _ = rounded(order, report, Path(kept))
     if plan.secure_sum is None:
-        bytes_up = num_bytes(reply(report, order))
+        bytes_up = num_bytes(encode_report(report))
     else:
         bytes_up = 4 * SummedVector(plan, workspace.layout.size, 1).length
     return DryRun(
