@@ -41,7 +41,7 @@ def test_a_review_says_what_is_read_and_what_leaves(
         "3 rounds, in each 20 steps of 8 examples at a time; at least 2 sites make a round",
         "to train: 44 examples of 44 patients or fields",
         "held out: 16 examples of 16",
-        "each round: the change of the network's weights, 6 numbers",
+        "each round: the change of the network's weights, 10 numbers",
         "no image, no row of a table, no file name, no header",
         "none: updates leave the sites in clear; no epsilon is claimed",
         "with the network closed by",
@@ -103,7 +103,7 @@ def test_a_dry_run_ends_in_what_the_plan_would_end_in(clinic: Clinic) -> None:
     assert (tried.num_examples, tried.num_test) == (44, 16)
     assert tried.network in (BY_KERNEL, BY_INTERPRETER)
     assert 4 * tried.num_weights < tried.bytes_up < 20_000
-    (clinic.folder / "patients.csv").write_text("age,label,patient\n40,well,p1\n")
+    (clinic.folder / "patients.csv").write_text("age,pressure,label,patient\n")
     with pytest.raises(AsterionError) as caught:
         dry_run(clinic.toml, clinic.plan.canonical())
     assert caught.value.exit_code == DataProblemError.exit_code
