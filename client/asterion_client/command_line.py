@@ -6,10 +6,13 @@ from typing import Annotated
 
 import typer
 
+from asterion_client.enrolment_command_line import init, join
 from asterion_client.ledger_command_line import app as ledger_app
 
 app = typer.Typer(no_args_is_help=True, help="Run and check a site. Its data never leave it.")
 app.add_typer(ledger_app, name="ledger")
+for _command in (init, join):
+    app.command()(_command)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
 
