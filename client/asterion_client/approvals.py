@@ -13,13 +13,12 @@ from typing import Annotated, Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_ssh_private_key
 from pydantic import Field
 
 from asterion_client.settings import SiteSettings
-from asterion_shared.errors import FileProblemError, OrderRefusedError, SettingsError
+from asterion_client.site_keys import paths_of, read_key
+from asterion_shared.errors import OrderRefusedError, SettingsError
 from asterion_shared.files import write_atomically
-from asterion_shared.key_files import read_private
 from asterion_shared.messages import Order
 from asterion_shared.plan import Name, Plan, parse_plan
 from asterion_shared.settings_files import Settings, validate
@@ -90,7 +89,9 @@ def approve(
         approved_at=began,
         ends_at=began + settings.consent.approval_days * 86_400,
     )
-    signature = _key(settings, folder).sign(unsigned.message(), ec.ECDSA(hashes.SHA384()))
+    signature = read_key(paths_of(settings, folder).private_key).sign(
+        unsigned.message(), ec.ECDSA(hashes.SHA384())
+    )
     signed = unsigned.model_copy(update={"signature": base64.b64encode(signature).decode()})
     write_atomically(_path(settings, folder, run), signed.model_dump_json().encode())
     (folder / settings.state_folder / WAITING / f"{run}.json").unlink(missing_ok=True)
@@ -133,7 +134,7 @@ def read_approval(settings: SiteSettings, folder: Path, run: str) -> Approval | 
     try:
         found = validate(Approval, values, "approval")
         signature = base64.b64decode(found.signature, validate=True)
-        public = _key(settings, folder).public_key()
+        public = read_key(paths_of(settings, folder).private_key).public_key()
         public.verify(signature, found.message(), ec.ECDSA(hashes.SHA384()))
     except (SettingsError, ValueError, InvalidSignature):
         return None
@@ -197,19 +198,3 @@ def _json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return values if isinstance(values, dict) else None
-
-
-def _key(settings: SiteSettings, folder: Path) -> ec.EllipticCurvePrivateKey:
-    fix = "make it: asterion site init"
-    if settings.connection is None:
-        raise FileProblemError(folder / "site.toml", "has no [connection], so no key", fix)
-    path = folder / settings.connection.private_key
-    data = read_private(path, fix)
-    load: Any = load_ssh_private_key if b"OPENSSH" in data[:100] else load_pem_private_key
-    try:
-        key = load(data, None)
-    except (ValueError, TypeError):
-        raise FileProblemError(path, "is not a private key", fix) from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey):
-        raise FileProblemError(path, "is not an EC private key", fix)
-    return key

@@ -1,6 +1,5 @@
 """The part of the site's self-check that concerns its connection: files, dates, way, admission."""
 
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,12 +8,13 @@ from asterion_client.settings import ConnectionSettings
 from asterion_client.site_standing import meaning_of
 from asterion_shared.connection_check import check_connection as shake_hands
 from asterion_shared.errors import ConnectionProblemError, FileProblemError, Problem
+from asterion_shared.key_files import check_private
 from asterion_shared.link.admission_check import check_admission
 from asterion_shared.link.certificate_check import certificate_problems
 from asterion_shared.link.identity import read_identity
 from asterion_shared.link.refusals import LinkRefusedError
 
-RENEW = "ask the coordinator's operator for site.pem and ca.pem anew"
+RENEW = "ask the coordinator's operator to enrol this site again, and join with the answer"
 
 
 def check_connection(
@@ -67,8 +67,8 @@ def missing_certificate() -> Problem:
     return Problem(
         where="connection.certificate",
         what="is not set, and the link needs it",
-        fix="add certificate = 'site.pem', from the site's kit; or carrier = 'flower' if the "
-        "coordinator has that",
+        fix="add certificate = 'site.pem', which asterion site join writes; or carrier = 'flower' "
+        "if the coordinator has that",
     )
 
 
@@ -102,15 +102,14 @@ def _file_problems(connection: ConnectionSettings, folder: Path) -> Iterator[Pro
             yield Problem(
                 where=f"connection.{field}",
                 what=f"{path} does not exist",
-                fix="put the file there, as the coordinator's operator gave it",
+                fix="make the key with asterion site init, the rest comes with asterion site join",
             )
-        elif field == "private_key" and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            yield Problem(
-                where=f"connection.{field}",
-                what=f"{path} has mode {mode:04o}: others can read it",
-                fix=f"chmod 600 {path}",
-            )
+        elif field == "private_key":
+            try:
+                check_private(path)
+            except FileProblemError as error:
+                what = f"{error.path} {error.what}"
+                yield Problem(where=f"connection.{field}", what=what, fix=error.fix)
 
 
 def _handshake_problems(connection: ConnectionSettings, folder: Path) -> Iterator[Problem]:

@@ -118,7 +118,7 @@ def pause(site_toml: SiteToml) -> None:
     print(f"site {settings.name} is paused; asterion site continue ends that")
 
 
-def go_on(site_toml: SiteToml) -> None:
+def continue_(site_toml: SiteToml) -> None:
     """End a pause."""
     from asterion_client.consent import PAUSED
     from asterion_client.settings import read_site_settings
@@ -126,13 +126,6 @@ def go_on(site_toml: SiteToml) -> None:
     settings = read_site_settings(site_toml)
     (site_toml.resolve().parent / settings.state_folder / PAUSED).unlink(missing_ok=True)
     print(f"site {settings.name} takes part again")
-
-
-def add_to(app: typer.Typer) -> None:
-    """Add these commands to ``asterion site``."""
-    for command in (review, approve, refuse, plans, pause):
-        app.command()(command)
-    app.command("continue")(go_on)
 
 
 def _review(

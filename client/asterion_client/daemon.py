@@ -16,6 +16,7 @@ from asterion_shared.errors import (
     UnreachableError,
 )
 from asterion_shared.files import make_folder
+from asterion_shared.key_files import check_private
 
 Say = Callable[[str], None]
 
@@ -39,17 +40,15 @@ def connection_of(settings: SiteSettings, folder: Path) -> Connection:
     """
     given: ConnectionSettings | None = settings.connection
     if given is None:
-        msg = (
-            f"site {settings.name} has no [connection]; add address, root_certificate and "
-            "private_key as its coordinator's operator gave them"
-        )
+        msg = f"site {settings.name} has no [connection]; asterion site init and join add it"
         raise ConnectionProblemError(msg)
-    key = folder / given.private_key
-    for path in (folder / given.root_certificate, key):
-        if not path.is_file():
-            raise FileProblemError(path, "no such file", "get it from the coordinator's operator")
-    if key.stat().st_mode & 0o077:
-        raise FileProblemError(key, "others can read this private key", f"chmod 600 {key}")
+    root, key = folder / given.root_certificate, folder / given.private_key
+    if not root.is_file():
+        raise FileProblemError(root, "no such file", "join the federation: asterion site join")
+    check_private(key, "make it: asterion site init")
+    audit_key = folder / settings.state_folder / "audit" / "audit.key"
+    if audit_key.exists():
+        check_private(audit_key)
     return Connection(given.address, folder / given.root_certificate, key, given.proxy)
 
 

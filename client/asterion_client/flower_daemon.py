@@ -173,7 +173,7 @@ class _Daemon:
             self._refused_since = time.monotonic()
             self._say(f"{why}; trying for {SESSION_SECONDS:.0f} s, until an old session is over")
         if time.monotonic() - self._refused_since > SESSION_SECONDS:
-            msg = f"{why}; ask its operator for the kit of this site, or end the other process"
+            msg = f"{why}; ask its operator to enrol this site, or end the other process"
             raise ConnectionProblemError(msg)
 
 

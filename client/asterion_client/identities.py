@@ -1,19 +1,18 @@
 """Who the sites of a federation are: this site's private key, and the public keys of all."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TypeVar
 
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from asterion_client.settings import ConnectionSettings
+from asterion_client.site_keys import read_key
 from asterion_shared.errors import FileProblemError, OrderRefusedError
 
 PublicKeys = Mapping[str, ec.EllipticCurvePublicKey]
-_Key = TypeVar("_Key")
-_FIX = "take the files of the site's kit, made by asterion server init"
+_FIX = "join again with the file that the coordinator's operator made: asterion site join"
 
 
 def read_identities(
@@ -33,14 +32,11 @@ def read_identities(
     if connection is None or connection.peers is None:
         msg = "the plan has a secure sum and site.toml no connection.peers; name the folder of keys"
         raise OrderRefusedError(msg, code="no_roster")
-    own = folder / connection.private_key
-    private = _read_key(own, lambda data: load_ssh_private_key(data, None))
-    if not isinstance(private, ec.EllipticCurvePrivateKey):
-        raise FileProblemError(own, "is not an EC private key", _FIX)
+    private = read_key(folder / connection.private_key)
     peers = folder / connection.peers
     roster: dict[str, ec.EllipticCurvePublicKey] = {}
     for path in sorted(peers.glob("*.pem")):
-        public = _read_key(path, load_pem_public_key)
+        public = _read_public_key(path)
         if not isinstance(public, ec.EllipticCurvePublicKey):
             raise FileProblemError(path, "is not an EC public key", _FIX)
         roster[path.stem] = public
@@ -50,9 +46,9 @@ def read_identities(
     return roster, private
 
 
-def _read_key(path: Path, load: Callable[[bytes], _Key]) -> _Key:
+def _read_public_key(path: Path) -> object:
     try:
-        return load(path.read_bytes())
+        return load_pem_public_key(path.read_bytes())
     except (OSError, ValueError, UnsupportedAlgorithm) as error:
         what = f"cannot be read as a key ({type(error).__name__})"
         raise FileProblemError(path, what, _FIX) from None

@@ -60,7 +60,7 @@ class LinkRunner:
         connection = settings.connection
         if connection is None or connection.certificate is None:
             what = "has no connection.certificate, which the link needs"
-            fix = "take site.pem and the lines of connection.toml from the site's kit"
+            fix = "join the federation: asterion site join"
             raise FileProblemError(folder / "site.toml", what, fix)
         self._settings = settings
         self._state = (folder / settings.state_folder).resolve()

@@ -14,8 +14,8 @@ STALE_SECONDS = 30.0
 """A status that nobody wrote for so long is that of a dead process."""
 
 MEANINGS = {
-    "foreign": "ask its operator for the kit of this site: it has another key, or none, of it",
-    "revoked": "its certificate is revoked: ask the operator why, and for a new kit",
+    "foreign": "ask its operator to enrol this site: it has another key, or none, of it",
+    "revoked": "its certificate is revoked: ask the operator why, and to enrol this site anew",
     "other_version": "install the version of asterion that the coordinator has",
     "second_process": "another machine runs this site: end one of the two",
     "disk_problem": "its disk or its database cannot be used: tell its operator",

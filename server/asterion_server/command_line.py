@@ -6,12 +6,14 @@ from typing import Annotated
 
 import typer
 
+from asterion_server.enrolment_command_line import enrol, init, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
-from asterion_shared.carrier import Carrier
 from asterion_shared.errors import ConnectionProblemError
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
 app.add_typer(quarantine_app, name="quarantine")
+for _command in (init, enrol, revoke, operator):
+    app.command()(_command)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
 FolderOption = Annotated[
@@ -19,26 +21,6 @@ FolderOption = Annotated[
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="one JSON object a line, for programs")]
 DEFAULT = Path("coordinator")
-
-
-@app.command()
-def init(
-    folder: Folder,
-    host: Annotated[list[str], typer.Option(help="name or address sites use; repeatable")],
-    site: Annotated[list[str], typer.Option(help="a site to enrol; repeatable")],
-    port: Annotated[int, typer.Option(help="port to listen on")] = 8000,
-    listen: Annotated[
-        str, typer.Option(help="address to listen on; 127.0.0.1 for this machine alone")
-    ] = "0.0.0.0",  # noqa: S104  # sites come from other machines
-    carrier: Annotated[Carrier, typer.Option(help="Asterion's own link, or stock Flower")] = "link",
-) -> None:
-    """Make keys and certificates, and a kit for each site; run it again to add sites."""
-    from asterion_server.keys import provision
-
-    made = provision(folder, host, site, port=port, listen=listen, carrier=carrier)
-    print(f"{folder}: a coordinator for {', '.join(made.settings.hosts)}, port {port}")
-    for name in made.settings.sites:
-        print(f"give {made.kit(name)} to site {name}")
 
 
 @app.command()
@@ -76,7 +58,7 @@ def start(folder: Folder = DEFAULT) -> None:
             signal.signal(number, lambda *_: stop_asked.set())
         where = f"{made.settings.listen}:{made.settings.port}"
         print(f"coordinator {folder} listens on {where} for "
-              f"{', '.join(made.settings.sites)}", flush=True)  # fmt: skip
+              f"{', '.join(made.settings.sites) or 'no site yet'}", flush=True)  # fmt: skip
         coordinator.keep_running(lambda line: print(line, flush=True), stop_asked)
 
 

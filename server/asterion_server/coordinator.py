@@ -9,7 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
-from asterion_server.keys import Provisioned, own_problems
+from asterion_server.keys import Provisioned, check_key_files, own_problems
 from asterion_server.link_paths import database_url
 from asterion_server.link_reclaim import reclaim_run, runs_with_orders
 from asterion_server.link_store import LinkStore
@@ -105,11 +105,13 @@ class LinkCoordinator:
         """Start the link and wait until it answers.
 
         Raises:
-            FileProblemError: a certificate has ended, or does not belong to its key or authority.
+            FileProblemError: a certificate has ended, or does not belong to its key or authority,
+                or others can read a key.
             PortInUseError: another process listens on the port.
             ConnectionProblemError: the link did not come up; its last words are named.
             DiskProblemError: the folder is not writable.
         """
+        check_key_files(self.made)
         raise_first(own_problems(self.made))
         check_port(self.made.settings.listen, self.made.settings.port)
         self._reclaim_ended()

@@ -8,16 +8,18 @@ from datetime import datetime
 from pathlib import Path
 
 from asterion_server.coordinator import check_port
-from asterion_server.keys import Provisioned, own_problems
+from asterion_server.keys import Provisioned, own_problems, private_files
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
 from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
+    FileProblemError,
     PortInUseError,
     Problem,
 )
+from asterion_shared.key_files import check_private
 from asterion_shared.link.certificate_check import site_problems
 
 LEAST_FREE_BYTES = 10 * 2**30
@@ -45,15 +47,16 @@ def _certificate_problems(made: Provisioned, now: datetime | None) -> Iterator[P
     yield from own_problems(made, now)
     if made.settings.carrier == "link":
         for site in made.settings.sites:
-            yield from site_problems(made.kit(site) / "site.pem", site, made.root_certificate, now)
+            yield from site_problems(made.certificates(site), site, made.root_certificate, now)
 
 
 def _mode_problems(made: Provisioned) -> Iterator[Problem]:
-    for path in (made.private_key, made.folder / "ca.key", made.secret):
-        if path.exists() and stat.S_IMODE(path.stat().st_mode) & 0o077:
-            mode = stat.S_IMODE(path.stat().st_mode)
-            what = f"has mode {mode:04o}: others can read it"
-            yield Problem(where=str(path), what=what, fix=f"chmod 600 {path}")
+    for path in private_files(made):
+        try:
+            if path.exists() and path != made.private_key:  # told with its certificate
+                check_private(path)
+        except FileProblemError as error:
+            yield Problem(where=error.path, what=error.what, fix=error.fix)
     mode = stat.S_IMODE(made.folder.stat().st_mode)
     if mode & 0o007:
         what = f"has mode {mode:04o}: whoever has an account here can read updates and models"

@@ -50,8 +50,14 @@ READY = "the link is ready"
 BEAT_SECONDS = 5.0
 """A session hears something at least so often."""
 
-LOOK_SECONDS = 1.0
-"""The longest that a revocation, or an order whose ring was lost, goes unnoticed."""
+LOOK_SECONDS = 0.9
+"""The longest that a session does not notice a revocation, or an order, whose ring was lost."""
+
+TRANSFER_LOOK_SECONDS = 0.5
+"""The longest that chunks go on after a revocation; transfers hear no ring."""
+
+MOST_NEW_SITES = 64
+"""Sites that may be enrolled while the link runs without making its calls scarce."""
 
 SYNC_CHUNKS = 32
 """Chunks that arrive between two syncs: what a power cut may cost of an upload."""
@@ -207,7 +213,7 @@ class LinkService(service.LinkServicer):
 
     async def _look(self, context: Context, looked: float) -> float:
         """Admit a long call anew from time to time: a revocation ends it. When that was last."""
-        if time.monotonic() - looked < LOOK_SECONDS:
+        if time.monotonic() - looked < TRANSFER_LOOK_SECONDS:
             return looked
         await self._gate.admitted(context)
         return time.monotonic()
@@ -322,7 +328,7 @@ async def serve(made: Provisioned, stop: Awaitable[object]) -> None:
     link = LinkService(store, made.folder, authority)
     server = grpc.aio.server(
         options=SERVER_OPTIONS,
-        maximum_concurrent_rpcs=16 + 2 * MOST_CALLS * len(made.settings.sites),
+        maximum_concurrent_rpcs=16 + 2 * MOST_CALLS * (len(made.settings.sites) + MOST_NEW_SITES),
     )
     server.add_generic_rpc_handlers((handler_of(link),))
     server.add_secure_port(f"{made.settings.listen}:{made.settings.port}", credentials)

@@ -10,7 +10,7 @@ from typing import Self
 
 from asterion_server.coordinator import CHECK_SECONDS, Say, check_port, restart, wait_until_up
 from asterion_server.flower_server_compat import Control
-from asterion_server.keys import Provisioned
+from asterion_server.keys import Provisioned, check_key_files
 from asterion_shared.child_process import Service, flower_command, flower_environment
 from asterion_shared.files import make_folder
 
@@ -50,10 +50,12 @@ class FlowerCoordinator:
         """Start the processes, wait until they answer, and enrol the sites.
 
         Raises:
+            FileProblemError: others can read a key.
             PortInUseError: another process listens on the port.
             ConnectionProblemError: the SuperLink did not come up; its last words are named.
             DiskProblemError: the folder is not writable.
         """
+        check_key_files(self.made)
         check_port(self.made.settings.listen, self.made.settings.port)
         make_folder(self._flower)
         try:

@@ -1,6 +1,5 @@
-"""An operator's pair of keys, and how a key is read aloud."""
+"""An operator's pair of keys."""
 
-import hashlib
 import re
 from pathlib import Path
 
@@ -9,12 +8,11 @@ from cryptography.hazmat.primitives.serialization import (
     Encoding,
     NoEncryption,
     PrivateFormat,
-    PublicFormat,
-    load_pem_public_key,
 )
 
 from asterion_shared.errors import UserInputError
 from asterion_shared.files import write_atomically
+from asterion_shared.fingerprints import fingerprint, public_pem
 from asterion_shared.key_files import write_private
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
@@ -42,25 +40,7 @@ def make_operator_key(folder: Path, name: str) -> tuple[Path, Path, str]:
         msg = f"{private} is there; move it away, or choose another name"
         raise UserInputError(msg)
     key = Ed25519PrivateKey.generate()
-    pem = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+    pem = public_pem(key.public_key())
     write_private(private, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    write_atomically(public, pem)
+    write_atomically(public, pem.encode())
     return private, public, fingerprint(pem)
-
-
-def fingerprint(public_key: bytes) -> str:
-    """What two people read to each other to compare a public key.
-
-    Args:
-        public_key: PEM.
-
-    Returns:
-        The first 128 bits of the SHA-256 of its DER form, in eight groups of four hex digits.
-
-    Raises:
-        ValueError: it is no public key.
-    """
-    key = load_pem_public_key(public_key)
-    der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    digits = hashlib.sha256(der).hexdigest()[:32]
-    return " ".join(digits[i : i + 4] for i in range(0, 32, 4))

@@ -21,6 +21,7 @@ from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
 from asterion_shared.plan import Plan, read_plan
 from asterion_sim.demo_sites import make_demo_sites
+from asterion_sim.local_federation import enrol_on_this_machine
 from asterion_sim.virtual_cohort import site_folders
 
 ASTERION = (sys.executable, "-m", "asterion_shared.command_line")
@@ -56,13 +57,12 @@ def run_demo(
     port = _free_port()
     coordinator = out / "coordinator"
     say(f"keys for a coordinator and {len(sites)} sites: {coordinator}")
-    here = ["--host", "127.0.0.1", "--listen", "127.0.0.1", "--port", str(port)]
-    named = [word for name in sites for word in ("--site", name)]
-    _run(["server", "init", str(coordinator), *here, *named, "--carrier", carrier])
     settings = {
-        name: _join(name, folder, coordinator, out / "sites" / name, wanted)
-        for name, folder in sites.items()
+        name: _settle(folder, out / "sites" / name, wanted) for name, folder in sites.items()
     }
+    enrol_on_this_machine(
+        coordinator, list(settings.values()), port=port, listen="127.0.0.1", carrier=carrier
+    )
     with (
         _process(["server", "start", str(coordinator)], out / "logs/coordinator.log") as center,
         _site_processes(settings, out / "logs", say, center),
@@ -94,18 +94,13 @@ def _empty(out: Path) -> None:
     (out / OURS).touch()
 
 
-def _join(name: str, data: Path, coordinator: Path, home: Path, plan: Plan) -> Path:
-    """Give a site its home: settings with the connection, and the kit; the data stay in place.
+def _settle(data: Path, home: Path, plan: Plan) -> Path:
+    """Give a site its home, with its settings; the data stay in place.
 
     A site that says nothing of privacy allows what a private plan asks for: it is a rehearsal, and
     its ledger ends with it.
     """
-    kit = coordinator / "kits" / name
     home.mkdir(parents=True)
-    for file in ("ca.pem", "site.key", "site.pem"):
-        shutil.copy(kit / file, home / file)
-    (home / "site.key").chmod(0o600)
-    shutil.copytree(kit / "peers", home / "peers")
     given = read_site_settings(data / "site.toml")
     text = (data / "site.toml").read_text(encoding="utf-8")
     if given.connection is not None:
@@ -115,7 +110,6 @@ def _join(name: str, data: Path, coordinator: Path, home: Path, plan: Plan) -> P
     lines = [line for line in text.splitlines() if not line.startswith("folder =")]
     at = lines.index("[data]") + 1
     lines.insert(at, f'folder = "{os.path.relpath(folder, home.resolve())}"')
-    lines += ["", (kit / "connection.toml").read_text(encoding="utf-8")]
     if plan.privacy is not None and given.privacy is None:
         allowed = f"epsilon_limit = {plan.privacy.epsilon_limit}\ndelta = {plan.privacy.delta}\n"
         lines += ["[privacy]", allowed]
@@ -175,12 +169,6 @@ def _wait_for(
         time.sleep(0.2)
     msg = f"site {name} did not connect within {START_SECONDS:.0f} s; see {log}"
     raise AsterionError(msg)
-
-
-def _run(words: Sequence[str]) -> None:
-    done = subprocess.run([*ASTERION, *words], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise AsterionError(done.stderr.strip() or done.stdout.strip())
 
 
 def _collect(run: Path, settings: dict[str, Path], name: str, out: Path) -> None:

@@ -23,12 +23,13 @@ from typing import Any
 import numpy as np
 import psutil
 
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_shared.carrier import Carrier
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import validate
+from asterion_sim.local_federation import enrol_on_this_machine
 from bench.measuring import say
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
@@ -154,14 +155,13 @@ def disk_bytes(made: Provisioned, carrier: Carrier) -> float:
 @contextmanager
 def federation(root: Path, carrier: Carrier) -> Iterator[Provisioned]:
     """A coordinator and its sites, running."""
-    made = provision(
-        root / "center", ["127.0.0.1"], SITES, port=PORTS[carrier], listen="127.0.0.1",
-        carrier=carrier,
-    )  # fmt: skip
+    tomls = [write_site(root / site) for site in SITES]
+    made = enrol_on_this_machine(
+        root / "center", tomls, port=PORTS[carrier], listen="127.0.0.1", carrier=carrier
+    )
     processes = [start(root / "center.log", "server", "start", str(made.folder))]
     try:
-        for site in SITES:
-            settings = write_site(root / site, made.kit(site))
+        for site, settings in zip(SITES, tomls, strict=True):
             processes.append(start(root / f"{site}.log", "site", "start", str(settings)))
         for site in SITES:
             while "waiting for orders" not in (root / f"{site}.log").read_text():
@@ -181,18 +181,17 @@ def start(log: Path, *words: str) -> subprocess.Popen[bytes]:
         return subprocess.Popen([*ASTERION, *words], stdout=file, stderr=subprocess.STDOUT)
 
 
-def write_site(folder: Path, kit: Path) -> Path:
-    """A site with a few rows."""
-    shutil.copytree(kit, folder)
+def write_site(folder: Path) -> Path:
+    """A site with a few rows, that has not joined yet."""
     draws = np.random.default_rng(len(folder.name))
     rows = [f"{draws.normal():.3f},{draws.normal():.3f},{'ill' if i % 2 else 'well'}"
             for i in range(20)]  # fmt: skip
-    (folder / "data").mkdir()
+    (folder / "data").mkdir(parents=True)
     (folder / "data" / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
     settings = folder / "site.toml"
     settings.write_text(
         f'name = "{folder.name}"\ntask = "classification"\n[data]\nformat = "table"\n'
-        f'folder = "data"\n\n{(kit / "connection.toml").read_text()}'
+        'folder = "data"\n'
     )
     return settings
 

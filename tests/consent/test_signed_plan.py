@@ -14,7 +14,8 @@ from asterion_shared.errors import (
     SettingsError,
     UserInputError,
 )
-from asterion_shared.operator_keys import fingerprint, make_operator_key
+from asterion_shared.fingerprints import fingerprint
+from asterion_shared.operator_keys import make_operator_key
 from asterion_shared.plan import Plan
 from asterion_shared.signed_plan import (
     PlanSignature,
@@ -84,7 +85,7 @@ def test_no_field_can_be_changed(field: str, by: int) -> None:
 def test_an_operators_key_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
     private, public, words = make_operator_key(tmp_path, "anna")
     assert stat.S_IMODE(private.stat().st_mode) == 0o600
-    assert words == fingerprint(public.read_bytes())
+    assert words == fingerprint(public.read_text())
     assert len(words) == 39
     signed = sign_plan(PLAN, "r", "anna", read_operator_key(private), now=NOW)
     check_signature(signed, PLAN, "r", read_operator_keys(tmp_path, ("anna",)), NOW)

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 from tests.faults.kill_cases import matrix_plan
+from tests.papers import provisioned
 
 from asterion_server import coordinator
 from asterion_server.coordinator import MOST_DEATHS, LinkCoordinator
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_server.link_paths import blobs_of_orders, database_url
 from asterion_server.link_reclaim import reclaim_run, runs_with_orders
 from asterion_server.link_store import LinkStore, StoredOrder
@@ -25,7 +26,7 @@ DATA = bytes(range(256)) * 1024
 @pytest.fixture(scope="module")
 def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
     folder = tmp_path_factory.mktemp("ended") / "center"
-    return provision(folder, ["127.0.0.1"], ["north", "south"], carrier="link")
+    return provisioned(folder, ["127.0.0.1"], ["north", "south"], carrier="link")
 
 
 @pytest.fixture

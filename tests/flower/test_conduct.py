@@ -13,12 +13,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tests.flower.conftest import FakeSites, make_plan, make_report
+from tests.papers import provisioned
 
 from asterion_server import launch as launching
 from asterion_server.app import conduct
 from asterion_server.flower_server_compat import FlowerRun
 from asterion_server.in_process_grid import InProcessGrid
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_server.run_queue import FlowerQueue
 from asterion_shared.errors import (
@@ -164,7 +165,7 @@ def control(
 ) -> tuple[Provisioned, FakeControl]:
     from contextlib import nullcontext
 
-    made = provision(tmp_path, ["h"], sites.names)
+    made = provisioned(tmp_path, ["h"], sites.names)
     fake = FakeControl(made.runs, sites)
     queue = FlowerQueue(fake)  # type: ignore[arg-type]
     monkeypatch.setattr(launching, "queue_of", lambda made: nullcontext(queue))

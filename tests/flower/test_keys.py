@@ -11,10 +11,12 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
+from tests.papers import connection_lines, papers_of, provisioned
 
 from asterion_server.bundle import PROJECT, bundle
 from asterion_server.coordinator import check_port, coordinator_of
-from asterion_server.keys import Provisioned, open_provisioned, provision
+from asterion_server.initialise import init_coordinator
+from asterion_server.keys import Provisioned, open_provisioned
 from asterion_shared.connection_check import check_connection, split_address
 from asterion_shared.errors import (
     ConnectionProblemError,
@@ -29,7 +31,9 @@ from asterion_shared.errors import (
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
     folder = tmp_path_factory.mktemp("made") / "center"
-    return provision(folder, ["coordinator.example.org", "10.1.2.3"], ["south", "north"], port=8443)
+    return provisioned(
+        folder, ["coordinator.example.org", "10.1.2.3"], ["south", "north"], port=8443
+    )
 
 
 @contextmanager
@@ -62,18 +66,18 @@ def test_what_lies_where_and_who_may_read_it(made: Provisioned) -> None:
         made.folder / "ca.key",
         made.private_key,
         made.secret,
-        made.kit("north") / "site.key",
+        papers_of(made, "north") / "site.key",
     ]
     for path in private:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path.name
     others = {p for p in made.folder.rglob("*") if p.is_file()} - set(private)
-    for path in others - {made.kit("south") / "site.key"}:
+    for path in others - {made.folder / "audit" / "audit.key"}:
         assert b"PRIVATE" not in path.read_bytes()
     assert open_provisioned(made.folder) == made
 
 
 def test_a_site_s_keys_belong_together_and_are_what_flower_takes(made: Provisioned) -> None:
-    key = load_ssh_private_key((made.kit("north") / "site.key").read_bytes(), None)
+    key = load_ssh_private_key((papers_of(made, "north") / "site.key").read_bytes(), None)
     public = load_pem_public_key(made.public_key("north").read_bytes())
     assert isinstance(key, ec.EllipticCurvePrivateKey)
     assert isinstance(key.curve, ec.SECP384R1)
@@ -82,12 +86,12 @@ def test_a_site_s_keys_belong_together_and_are_what_flower_takes(made: Provision
 
 
 def test_making_it_again_keeps_every_key_and_adds_a_site(tmp_path: Path) -> None:
-    first = provision(tmp_path, ["a.example.org"], ["north"])
+    first = provisioned(tmp_path, ["a.example.org"], ["north"])
     kept = [first.root_certificate, first.secret, first.public_key("north")]
     before = [path.read_bytes() for path in kept]
-    second = provision(tmp_path, ["b.example.org"], ["north", "west"], port=9000)
+    second = provisioned(tmp_path, ["b.example.org"], ["north", "west"], port=9000)
     assert [path.read_bytes() for path in kept] == before
-    assert 'address = "b.example.org:9000"' in (second.kit("west") / "connection.toml").read_text()
+    assert 'address = "b.example.org:9000"' in connection_lines(second, "west")
 
 
 def test_the_right_certificate_is_accepted(made: Provisioned) -> None:
@@ -96,7 +100,7 @@ def test_the_right_certificate_is_accepted(made: Provisioned) -> None:
 
 
 def test_another_authority_is_told(made: Provisioned, tmp_path: Path) -> None:
-    other = provision(tmp_path, ["x"], ["y"])
+    other = provisioned(tmp_path, ["x"], ["y"])
     with (
         tls_server(made) as address,
         pytest.raises(ConnectionProblemError, match="not issued by the authority") as caught,
@@ -159,16 +163,18 @@ def test_an_address_by_hand() -> None:
 
 
 def test_wrong_names_and_empty_lists_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserInputError, match="0 sites"):
-        provision(tmp_path / "x", ["h"], [])
-    with pytest.raises(SettingsError, match="sites"):
-        provision(tmp_path / "x", ["h"], ["../north"])
+    with pytest.raises(UserInputError, match="got no host"):
+        init_coordinator(tmp_path / "x", [])
+    with pytest.raises(SettingsError, match="hosts"):
+        init_coordinator(tmp_path / "x", [""])
+    with pytest.raises(UserInputError, match="neither an address nor a name"):
+        init_coordinator(tmp_path / "x", ["böse"])
     with pytest.raises(FileProblemError, match="not a coordinator's folder"):
         open_provisioned(tmp_path / "x")
 
 
 def test_a_lost_key_is_named(tmp_path: Path) -> None:
-    made = provision(tmp_path, ["h"], ["north"])
+    made = provisioned(tmp_path, ["h"], ["north"])
     made.private_key.unlink()
     with pytest.raises(FileProblemError, match=r"server\.key: no such file"):
         open_provisioned(tmp_path)
@@ -177,7 +183,7 @@ def test_a_lost_key_is_named(tmp_path: Path) -> None:
 def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as busy:
         port = busy.getsockname()[1]
-        made = provision(tmp_path, ["127.0.0.1"], ["north"], port=port, listen="127.0.0.1")
+        made = provisioned(tmp_path, ["127.0.0.1"], ["north"], port=port, listen="127.0.0.1")
         with pytest.raises(PortInUseError) as caught:
             coordinator_of(made).__enter__()
         assert caught.value.exit_code == 31

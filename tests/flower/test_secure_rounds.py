@@ -16,7 +16,7 @@ from asterion_client.secure_round import put_on_record
 from asterion_client.settings import read_site_settings
 from asterion_client.site_worker import SiteWorker
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
-from asterion_server.keys import Provisioned, provision, public_keys
+from asterion_server.keys import Provisioned, public_keys
 from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.report_check import check_bare
@@ -35,6 +35,7 @@ from asterion_shared.privacy.secure_sum import elliptic_verifier
 from asterion_shared.result import Result
 from asterion_shared.settings_files import validate
 from asterion_shared.vector_records import vector_record
+from asterion_sim.local_federation import enrol_on_this_machine
 from asterion_sim.simulate import simulate
 from asterion_sim.virtual_cohort import read_virtual_sites
 
@@ -64,10 +65,9 @@ class Federation:
     """Four sites with their own folders, keys and ledgers; ``change`` spoils what a site sends."""
 
     def __init__(self, root: Path) -> None:
-        self.made: Provisioned = provision(root / "center", ["127.0.0.1"], list(SITES))
         self.folders = [root / "sites" / name for name in SITES]
-        for folder in self.folders:
-            _write_site(folder, self.made.kit(folder.name))
+        tomls = [_write_site(folder) for folder in self.folders]
+        self.made: Provisioned = enrol_on_this_machine(root / "center", tomls)
         self.change: Callable[[str, Order, Report], Report] = lambda _site, _order, report: report
         self.heard: list[tuple[str, Order, Report]] = []
         self.crossed: list[tuple[RecordDict, RecordDict]] = []
@@ -113,22 +113,18 @@ class Federation:
         return Desk(name, answer)
 
 
-def _write_site(folder: Path, kit: Path) -> None:
+def _write_site(folder: Path) -> Path:
     folder.mkdir(parents=True)
     draws = np.random.default_rng(SITES[folder.name])
     rows = [f"{draws.normal(i % 2):.3f},{draws.normal(i % 2):.3f},{('well', 'ill')[i % 2]}"
             for i in range(SITES[folder.name])]  # fmt: skip
     (folder / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
-    for file in kit.rglob("*"):
-        if file.is_file():
-            copy = folder / file.relative_to(kit)
-            copy.parent.mkdir(exist_ok=True)
-            copy.write_bytes(file.read_bytes())
-    (folder / "site.toml").write_text(
+    path = folder / "site.toml"
+    path.write_text(
         f'name = "{folder.name}"\ntask = "classification"\n[data]\nformat = "table"\n\n'
-        + (kit / "connection.toml").read_text()
-        + "[privacy]\nepsilon_limit = 25.0\ndelta = 1e-5\n"
+        "[privacy]\nepsilon_limit = 25.0\ndelta = 1e-5\n"
     )
+    return path
 
 
 @pytest.fixture

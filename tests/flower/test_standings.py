@@ -5,12 +5,12 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.papers import provisioned
 from typer.testing import CliRunner
 
 from asterion_server import run_queue as queues
 from asterion_server.command_line import app
 from asterion_server.flower_server_compat import FlowerNode, FlowerRun
-from asterion_server.keys import provision
 from asterion_server.run_queue import FlowerQueue, standing_of
 from asterion_shared.site_standing import SiteStanding, in_words
 
@@ -60,7 +60,7 @@ class FakeControl:
 
 
 def test_status_shows_every_enrolled_site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    provision(tmp_path / "center", ["127.0.0.1"], ["north", "south", "west"])
+    provisioned(tmp_path / "center", ["127.0.0.1"], ["north", "south", "west"])
 
     @contextmanager
     def queue_of(made: object):  # type: ignore[no-untyped-def]

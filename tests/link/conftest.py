@@ -1,10 +1,12 @@
 """A link of one's own for each test, and what passed over it."""
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tests.link.loopback import Loopback, linked
+from tests.papers import papers_of
 
 from asterion_server import link_server
 from asterion_server.link_reports import SiteReports
@@ -18,19 +20,9 @@ def link(tmp_path: Path) -> Iterator[Loopback]:
 
 
 @pytest.fixture
-def kit(link: Loopback, tmp_path: Path) -> Path:
-    """A site's folder from the coordinator's kit, as an operator makes it."""
-    folder = tmp_path / "hospital"
-    folder.mkdir()
-    for path in link.made.kit("north").iterdir():
-        if path.is_file():
-            (folder / path.name).write_bytes(path.read_bytes())
-            (folder / path.name).chmod(0o600)
-    (folder / "site.toml").write_text(
-        'name = "north"\ntask = "anomaly"\n[data]\nformat = "npz"\n'
-        + (folder / "connection.toml").read_text()
-    )
-    return folder
+def hospital(link: Loopback, tmp_path: Path) -> Path:
+    """The folder of a site that has joined."""
+    return Path(shutil.copytree(papers_of(link.made, "north"), tmp_path / "hospital"))
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
 """A real link on the loopback interface, in this process: server, queue, certificates, sites.
 
 `linked(tmp_path)` gives a `Loopback`: orders are posted through a real `LinkGrid`, sites are raw
-stubs or `LinkSession`s with the certificates that `keys.provision` made.
+stubs or `LinkSession`s with the certificates that enrolling them made.
 """
 
 import asyncio
@@ -19,10 +19,11 @@ from typing import Any
 import grpc
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from tests.papers import papers_of, provisioned
 
 from asterion_client.link_session import LinkSession, Standing
 from asterion_client.settings import ConnectionSettings
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_server.link_grid import LinkGrid, node_number
 from asterion_server.link_paths import database_url
 from asterion_server.link_server import serve
@@ -192,8 +193,8 @@ class Loopback:
         return bytes.fromhex(key)
 
     def identity(self, site: str) -> Identity:
-        kit = self.made.kit(site)
-        return read_identity(kit / "ca.pem", kit / "site.pem", kit / "site.key")
+        papers = papers_of(self.made, site)
+        return read_identity(papers / "ca.pem", papers / "site.pem", papers / "site.key")
 
     def channel(self, identity: Identity, *, proxy: str | None = None) -> grpc.Channel:
         self._channels.append(open_channel(self.address, identity, proxy=proxy))
@@ -239,7 +240,7 @@ class Loopback:
 
 @contextmanager
 def linked(folder: Path, sites: Sequence[str] = SITES) -> Iterator[Loopback]:
-    made = provision(
+    made = provisioned(
         folder / "center", ["localhost"], list(sites), port=free_port(), listen="127.0.0.1"
     )
     loopback = Loopback(made, folder / "sites")

@@ -327,7 +327,10 @@ def test_mutated_words(hostile: Hostile, site: Answering) -> None:
 
 
 def test_a_broken_session_ends_the_process(
-    link: Loopback, kit: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    link: Loopback,
+    hospital: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Else the site would look healthy and never answer. The daemon starts it again."""
 
@@ -335,7 +338,7 @@ def test_a_broken_session_ends_the_process(
         raise KeyError(order.key, "a secret")
 
     monkeypatch.setattr(LinkSession, "_fetched", broken)
-    runner = LinkRunner(read_site_settings(kit / "site.toml"), kit)
+    runner = LinkRunner(read_site_settings(hospital / "site.toml"), hospital)
     thread = threading.Thread(target=runner.serve, args=(threading.Event(),))
     thread.start()
     link.post(link.grid(), "north", vector=noise(100_000))

@@ -15,6 +15,7 @@ import pytest
 from cryptography import x509
 from tests.link.loopback import Loopback, free_port
 from tests.link.postgres import is_installed, postgres
+from tests.papers import papers_of, provisioned
 from typer.testing import CliRunner
 
 from asterion_client.check_connection import check_connection as check_site_connection
@@ -24,23 +25,22 @@ from asterion_server import certificates
 from asterion_server.command_line import app
 from asterion_server.coordinator import LinkCoordinator
 from asterion_server.database_urls import check_database, problem_of_url
-from asterion_server.keys import Provisioned, open_provisioned, provision
+from asterion_server.enrol import enrol
+from asterion_server.initialise import init_coordinator
+from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.link_check import check_coordinator
 from asterion_server.link_store import LinkStore
 from asterion_shared import connection_check
 from asterion_shared.connection_check import check_connection
+from asterion_shared.enrolment_files import read_request
 from asterion_shared.errors import FileProblemError, Problem, SettingsError, UnreachableError
 from asterion_shared.link.admission_check import check_admission
 from asterion_shared.proxies import proxy_for
 
 
 def site_of(link: Loopback, folder: Path, name: str = "north") -> Path:
-    """A site's folder with its kit beside ``site.toml``; the settings' path."""
-    shutil.copytree(link.made.kit(name), folder)
-    lines = (folder / "connection.toml").read_text()
-    path = folder / "site.toml"
-    path.write_text(f'name = "{name}"\ntask = "anomaly"\n[data]\nformat = "npz"\n{lines}')
-    return path
+    """A copy of the folder of a site that has joined; its settings' path."""
+    return Path(shutil.copytree(papers_of(link.made, name), folder)) / "site.toml"
 
 
 def problems(path: Path, **other: object) -> list[Problem]:
@@ -70,25 +70,25 @@ def _lost_certificate(path: Path, link: Loopback) -> None:
 
 
 def _other_authority(path: Path, link: Loopback) -> None:
-    other = provision(path.parent / "other", ["localhost"], ["north"])
+    other = provisioned(path.parent / "other", ["localhost"], ["north"])
     for file in ("site.pem", "site.key"):
-        shutil.copy(other.kit("north") / file, path.parent / file)
-    shutil.copytree(other.kit("north") / "peers", path.parent / "peers", dirs_exist_ok=True)
+        shutil.copy(papers_of(other, "north") / file, path.parent / file)
+    shutil.copytree(papers_of(other, "north") / "peers", path.parent / "peers", dirs_exist_ok=True)
 
 
 def _other_root(path: Path, link: Loopback) -> None:
-    other = provision(path.parent / "other", ["localhost"], ["north"])
+    other = provisioned(path.parent / "other", ["localhost"], ["north"])
     shutil.copy(other.root_certificate, path.parent / "ca.pem")
 
 
 def _other_key(path: Path, link: Loopback) -> None:
-    shutil.copy(link.made.kit("south") / "site.key", path.parent / "site.key")
+    shutil.copy(papers_of(link.made, "south") / "site.key", path.parent / "site.key")
     (path.parent / "peers" / "north.pem").write_bytes(link.made.public_key("south").read_bytes())
 
 
 def _other_site(path: Path, link: Loopback) -> None:
     for file in ("site.pem", "site.key"):
-        shutil.copy(link.made.kit("south") / file, path.parent / file)
+        shutil.copy(papers_of(link.made, "south") / file, path.parent / file)
     path.write_text(path.read_text().replace('peers = "peers"', ""))
 
 
@@ -115,7 +115,7 @@ def _revoked(path: Path, link: Loopback) -> None:
         (_other_key, ["site.key: does not belong to the certificate site.pem"]),
         (_other_site, ["is the certificate of site 'south', and site.toml says 'north'"]),
         (_rubbish, ["site.pem: is not a PEM certificate"]),
-        (_not_enrolled, ["refuses this site (foreign); ask its operator for the kit"]),
+        (_not_enrolled, ["refuses this site (foreign); ask its operator to enrol this site"]),
         (_revoked, ["refuses this site (revoked); its certificate is revoked"]),
     ],
     ids=lambda value: value.__name__ if callable(value) else "",
@@ -140,8 +140,10 @@ def test_dates_of_a_certificate(
     made = link.made
     for days, words, fatal in ((30, "in 29 days", False), (0.02, "ended on", True)):
         monkeypatch.setattr(certificates, "LEAF_DAYS", days)
-        provision(made.folder, ["localhost"], made.settings.sites, port=made.settings.port)
-        shutil.copy(made.kit("north") / "site.pem", path.parent / "site.pem")
+        init_coordinator(made.folder)
+        requests = [read_request(made.request(site)) for site in made.settings.sites]
+        enrol(made.folder, requests, lambda site, shown: False)  # nothing new, so no question
+        shutil.copy(made.certificates("north"), path.parent / "site.pem")  # the newest is first
         found = problems(path)
         (own,) = [problem for problem in found if problem.where.endswith("site.pem")]
         assert words in own.what
@@ -149,7 +151,7 @@ def test_dates_of_a_certificate(
         assert own.fix.startswith("ask the coordinator's operator")
         told = [p for p in check_coordinator(made) if p.where.endswith(".pem")]
         files = [Path(problem.where).name for problem in told]
-        assert files == ["server.pem", "site.pem", "site.pem", "site.pem"]
+        assert files == ["server.pem", "north.pem", "south.pem", "west.pem"]
         assert all(words in problem.what and problem.fatal == fatal for problem in told)
     early = check_coordinator(made, datetime.now(UTC) - timedelta(days=3))
     assert "set the clock" in early[0].fix
@@ -292,7 +294,7 @@ def test_which_proxy_the_environment_names(
 
 @pytest.fixture
 def made(tmp_path: Path) -> Provisioned:
-    return provision(
+    return provisioned(
         tmp_path / "center", ["localhost"], ["north"], port=free_port(), listen="127.0.0.1"
     )
 
@@ -320,11 +322,11 @@ def test_a_coordinators_papers(made: Provisioned, tmp_path: Path) -> None:
         f"chmod 600 {made.private_key}"
     ]
     assert [p.fatal for p in found if p.where == str(made.folder)] == [False]
-    other = provision(tmp_path / "other", ["localhost"], ["north"])
+    other = provisioned(tmp_path / "other", ["localhost"], ["north"])
     shutil.copy(other.private_key, made.private_key)
     assert "does not belong to the certificate server.pem" in check_coordinator(made)[0].what
     shutil.copy(other.certificate, made.certificate)
-    shutil.copy(other.kit("north") / "site.pem", made.kit("north") / "site.pem")
+    shutil.copy(other.certificates("north"), made.certificates("north"))
     words = [p.what for p in check_coordinator(made) if p.where.endswith(".pem")]
     assert words == ["was not issued by the authority in ca.pem"] * 2
     with pytest.raises(FileProblemError, match="was not issued"):
@@ -379,14 +381,14 @@ def test_a_password_that_others_can_read_is_refused(made: Provisioned) -> None:
     toml.chmod(0o644)
     for refused in (
         lambda: open_provisioned(made.folder),
-        lambda: provision(made.folder, ["localhost"], ["north", "south"]),
+        lambda: provisioned(made.folder, ["localhost"], ["north", "south"]),
         lambda: check_database(url, toml),
     ):
         with pytest.raises(FileProblemError, match="others can read it; chmod 600") as caught:
             refused()
         assert "hush" not in str(caught.value)
     toml.chmod(0o600)
-    again = provision(made.folder, ["localhost"], ["north", "south"], port=made.settings.port)
+    again = provisioned(made.folder, ["localhost"], ["north", "south"], port=made.settings.port)
     assert again.settings.database == url
     assert toml.stat().st_mode & 0o777 == 0o600  # also after it was written anew
     with pytest.raises(Exception, match="postgresql") as problem:

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cryptography import x509
 from tests.link.loopback import Loopback, Site, eventually, noise, refusal_of, report_content
+from tests.papers import papers_of, provisioned
 
 from asterion_server import link_calls, link_reports, link_store
-from asterion_server.keys import provision
 from asterion_server.link_calls import MOST_READ_BYTES
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
@@ -179,15 +179,17 @@ def test_unknown_foreign_and_late_orders(link: Loopback, refused) -> None:
 
 def test_foreign_certificates(link: Loopback, refused, tmp_path: Path) -> None:
     # Another coordinator's authority: TLS itself fails, no call begins.
-    elsewhere = provision(tmp_path / "other", ["localhost"], ["north"])
-    kit = elsewhere.kit("north")
-    stranger = read_identity(link.made.kit("north") / "ca.pem", kit / "site.pem", kit / "site.key")
+    elsewhere = provisioned(tmp_path / "other", ["localhost"], ["north"])
+    papers = papers_of(elsewhere, "north")
+    stranger = read_identity(
+        papers_of(link.made, "north") / "ca.pem", papers / "site.pem", papers / "site.key"
+    )
     hello = link.site().hello()
     channel = link.channel(stranger)
     _, status = refusal_of(lambda: next(service.LinkStub(channel).Attend(hello)))
     assert status is grpc.StatusCode.UNAVAILABLE
     # Nor does a site trust a coordinator of another authority.
-    misled = read_identity(kit / "ca.pem", kit / "site.pem", kit / "site.key")
+    misled = read_identity(papers / "ca.pem", papers / "site.pem", papers / "site.key")
     _, status = refusal_of(lambda: next(service.LinkStub(link.channel(misled)).Attend(hello)))
     assert status is grpc.StatusCode.UNAVAILABLE
     # Signed by our authority, and not, or no longer, enrolled; or with another key.
@@ -213,7 +215,9 @@ def test_foreign_certificates(link: Loopback, refused, tmp_path: Path) -> None:
 
 
 def revoke(link: Loopback, site: str) -> None:
-    certificate = x509.load_pem_x509_certificate((link.made.kit(site) / "site.pem").read_bytes())
+    certificate = x509.load_pem_x509_certificate(
+        (papers_of(link.made, site) / "site.pem").read_bytes()
+    )
     with link.made.revoked.open("a") as file:
         file.write(f"{certificate.serial_number:x}\n")
 

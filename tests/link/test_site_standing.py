@@ -217,7 +217,7 @@ def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     # A refusal of a site that was connected is said once, and it goes on.
     line = (
         "the coordinator at center:8000 refuses site north (revoked); its certificate is revoked: "
-        "ask the operator why, and for a new kit; trying again"
+        "ask the operator why, and to enrol this site anew; trying again"
     )
     assert found.look(connected=False, refused="revoked") == [line]
     assert found.look(connected=False, refused="revoked") == []
@@ -230,7 +230,7 @@ def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("code", "fix"),
     [
-        ("foreign", "ask its operator for the kit of this site"),
+        ("foreign", "ask its operator to enrol this site"),
         ("revoked", "its certificate is revoked: ask the operator why"),
         ("other_version", "install the version of asterion that the coordinator has"),
         ("second_process", "another machine runs this site: end one of the two"),
@@ -262,20 +262,20 @@ def test_a_process_that_cannot_start_says_why(
 
 
 def test_two_processes_of_one_folder_and_two_folders_of_one_site(
-    link: Loopback, kit: Path, tmp_path: Path
+    link: Loopback, hospital: Path, tmp_path: Path
 ) -> None:
-    settings = read_site_settings(kit / "site.toml")
-    runner = LinkRunner(settings, kit)
+    settings = read_site_settings(hospital / "site.toml")
+    runner = LinkRunner(settings, hospital)
     with pytest.raises(FileProblemError, match="another process of this site runs on it"):
-        LinkRunner(settings, kit)
+        LinkRunner(settings, hospital)
     runner._lock.close()
-    again = LinkRunner(settings, kit)  # the folder's identity stays
+    again = LinkRunner(settings, hospital)  # the folder's identity stays
     assert again.session._hello.state_id == runner.session._hello.state_id
     assert again.session._hello.instance_id != runner.session._hello.instance_id
     stop = threading.Event()
     thread = threading.Thread(target=again.serve, args=(stop,))
     thread.start()
-    state = kit / settings.state_folder
+    state = hospital / settings.state_folder
     eventually(lambda: (state / "status.json").exists() and read_status(state).connected)
     assert problem_of(state, 10) == ""
     other = link.session()  # the same keys on another machine
@@ -288,13 +288,16 @@ def test_two_processes_of_one_folder_and_two_folders_of_one_site(
 
 
 def test_a_full_disk_does_not_end_a_session(
-    link: Loopback, kit: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    link: Loopback,
+    hospital: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def full(state: Path, status: SiteStatus) -> None:
         raise DiskProblemError(state, "No space left on device")
 
     monkeypatch.setattr(link_runner, "write_status", full)
-    runner = LinkRunner(read_site_settings(kit / "site.toml"), kit)
+    runner = LinkRunner(read_site_settings(hospital / "site.toml"), hospital)
     runner.session.start()
     eventually(lambda: runner.session.standing.connected)
     link.restart()
@@ -306,11 +309,11 @@ def test_a_full_disk_does_not_end_a_session(
 
 
 def test_an_order_is_answered_again_when_the_disk_has_room(
-    link: Loopback, kit: Path, monkeypatch: pytest.MonkeyPatch
+    link: Loopback, hospital: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its report cannot be stored at first; nothing but time mends it."""
     monkeypatch.setattr(link_runner, "AGAIN_SECONDS", 0.2)
-    runner = LinkRunner(read_site_settings(kit / "site.toml"), kit)
+    runner = LinkRunner(read_site_settings(hospital / "site.toml"), hospital)
     calls = []
 
     def answer(message: Any, context: Any) -> Any:
@@ -336,15 +339,15 @@ def test_an_order_is_answered_again_when_the_disk_has_room(
 
 
 @pytest.mark.live
-def test_the_daemon_keeps_a_real_site_connected(link: Loopback, kit: Path) -> None:
+def test_the_daemon_keeps_a_real_site_connected(link: Loopback, hospital: Path) -> None:
     lines: list[str] = []
     stop = threading.Event()
-    settings = read_site_settings(kit / "site.toml")
+    settings = read_site_settings(hospital / "site.toml")
     connection = settings.connection
     assert connection is not None
-    state = kit / settings.state_folder
+    state = hospital / settings.state_folder
     state.mkdir(exist_ok=True)
-    given = ("north", kit / "site.toml", connection, state, lines.append, stop)
+    given = ("north", hospital / "site.toml", connection, state, lines.append, stop)
     thread = threading.Thread(target=run_on_link, args=given)
     thread.start()
     eventually(lambda: any("connected to" in line for line in lines), 60)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -16,12 +15,13 @@ from typing import Any
 import numpy as np
 import psutil
 
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_shared.carrier import Carrier
 from asterion_shared.link.steps import STOP_VARIABLE
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
+from asterion_sim.local_federation import enrol_on_this_machine
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 SITES = {"north": 40, "south": 90, "west": 60}
@@ -139,7 +139,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_site(folder: Path, size: int, kit: Path, connection: str, epsilon_limit: float) -> None:
+def write_site(folder: Path, size: int, epsilon_limit: float) -> Path:
+    """A site that has not joined yet; its settings' path."""
     name = folder.name
     (folder / PATIENT).mkdir(parents=True)
     draws = np.random.default_rng(size)
@@ -148,17 +149,13 @@ def write_site(folder: Path, size: int, kit: Path, connection: str, epsilon_limi
         for i in range(size)
     ]
     (folder / PATIENT / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
-    for file in ("ca.pem", "site.key", "site.pem"):
-        shutil.copy(kit / file, folder / file)
-    shutil.copytree(kit / "peers", folder / "peers")
-    (folder / "site.toml").write_text(
+    path = folder / "site.toml"
+    path.write_text(
         f'name = "{name}"\ntask = "classification"\n[data]\nformat = "table"\n'
         f'folder = "{PATIENT}"\n\n'
-        + connection
-        # A run that is stopped in the middle of a message leaves its rest behind for ever.
-        + "message_seconds = 30\n"
-        + f"[privacy]\nepsilon_limit = {epsilon_limit}\ndelta = 1e-5\n"
+        f"[privacy]\nepsilon_limit = {epsilon_limit}\ndelta = 1e-5\n"
     )
+    return path
 
 
 @contextmanager
@@ -179,22 +176,22 @@ def running_federation(
         carrier: of the messages.
         stops: a folder; processes stop at the steps that are armed in the daemons' folders in it.
     """
-    made = provision(
-        root / "center", ["127.0.0.1"], list(SITES), port=free_port(), listen="127.0.0.1",
-        carrier=carrier,
-    )  # fmt: skip
+    tomls = {
+        name: write_site(root / "sites" / name, size, limits[name]) for name, size in SITES.items()
+    }
+    made = enrol_on_this_machine(
+        root / "center", list(tomls.values()), port=free_port(), listen="127.0.0.1", carrier=carrier
+    )
     running, way = Federation(root, made, stops), way_to(made.settings.port)
     for name in () if stops is None else ("center", *SITES):
         (stops / name).mkdir(parents=True)
     try:
         running.start("center", "server", "start", str(made.folder))
-        for name, size in SITES.items():
-            kit = made.kit(name)
-            given = (kit / "connection.toml").read_text()
-            here = given.replace(f":{made.settings.port}", f":{way}")
-            write_site(root / "sites" / name, size, kit, here, limits[name])
-            site_toml = str(root / "sites" / name / "site.toml")
-            running.start(name, "site", "start", site_toml, "--wait", "90")
+        for name, path in tomls.items():
+            text = path.read_text().replace(f":{made.settings.port}", f":{way}")
+            # A run that is stopped in the middle of a message leaves its rest behind for ever.
+            path.write_text(text + "message_seconds = 30\n")
+            running.start(name, "site", "start", str(path), "--wait", "90")
         for name in SITES:
             wait_for(
                 lambda name=name: "waiting for orders" in running.log(name),  # type: ignore[misc]

@@ -24,8 +24,8 @@ from tests.live.conftest import (
     running_federation,
     said,
 )
+from tests.papers import provisioned
 
-from asterion_server.keys import provision
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.planned import charge_of
@@ -204,7 +204,7 @@ def test_a_wrong_certificate_port_or_key_is_one_clear_line(
 ) -> None:
     code, words = said("server", "start", str(federation.made.folder))
     assert (code, "already in use" in words) == (31, True)
-    other = provision(tmp_path / "other", ["127.0.0.1"], ["north"])
+    other = provisioned(tmp_path / "other", ["127.0.0.1"], ["north"])
     shutil.copytree(federation.root / "sites" / "north", tmp_path / "north")
     shutil.copy(other.root_certificate, tmp_path / "north" / "ca.pem")
     code, words = said("site", "start", str(tmp_path / "north" / "site.toml"))

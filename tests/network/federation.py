@@ -13,7 +13,6 @@ given that address gets there through a proxy on the coordinator's machine, and 
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -27,13 +26,14 @@ import numpy as np
 from tests.network.namespaces import ROOT, Network, network
 
 from asterion_client.site_standing import read_status
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_shared.errors import FileProblemError
 from asterion_shared.link.steps import STOP_VARIABLE
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.result import Result, read_result
 from asterion_shared.settings_files import validate
+from asterion_sim.local_federation import enrol_on_this_machine
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 SITES = {"north": 40, "south": 90, "west": 60}
@@ -99,9 +99,9 @@ class Federation:
             proxy: for ``connection.proxy``; empty: none.
             environment: added to the process's own.
         """
-        write_site(self, name, address or self.net.coordinator.address, proxy)
-        site_toml = str(self.site(name) / "site.toml")
-        words = [*ASTERION, "site", "start", site_toml, "--wait", "60"]
+        site_toml = self.site(name) / "site.toml"
+        set_way(site_toml, address or self.net.coordinator.address, proxy)
+        words = [*ASTERION, "site", "start", str(site_toml), "--wait", "60"]
         self._start(name, self.net.sites[name].start, words, environment)
 
     def wait_until_connected(self, *names: str, seconds: float = 90) -> None:
@@ -245,26 +245,31 @@ def wait_for(condition: Callable[[], bool], seconds: float, what: str) -> None:
         time.sleep(0.01)
 
 
-def write_site(federation: Federation, name: str, host: str, proxy: str) -> None:
-    """A site's folder; its data and its state stay when it is there already."""
-    folder, kit = federation.site(name), federation.made.kit(name)
-    if not folder.exists():
-        shutil.copytree(kit, folder)
-        (folder / "data").mkdir()
-        draws = np.random.default_rng(SITES[name])
-        rows = [
-            f"{draws.normal(i % 2):.3f},{draws.normal(i % 2):.3f},{'ill' if i % 2 else 'well'}"
-            for i in range(SITES[name])
-        ]
-        (folder / "data" / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
-    own = federation.made.settings.hosts[0]
-    connection = (kit / "connection.toml").read_text().replace(f"{own}:{PORT}", f"{host}:{PORT}")
-    (folder / "site.toml").write_text(
-        f'name = "{name}"\ntask = "classification"\n[data]\nformat = "table"\nfolder = "data"\n\n'
-        + connection
-        + (f'proxy = "{proxy}"\n' if proxy else "")
-        + "[privacy]\nepsilon_limit = 1e6\ndelta = 1e-5\n"
+def write_site(folder: Path) -> Path:
+    """A site that has not joined yet; its settings' path."""
+    (folder / "data").mkdir(parents=True)
+    size, path = SITES[folder.name], folder / "site.toml"
+    draws = np.random.default_rng(size)
+    rows = [
+        f"{draws.normal(i % 2):.3f},{draws.normal(i % 2):.3f},{'ill' if i % 2 else 'well'}"
+        for i in range(size)
+    ]
+    (folder / "data" / "rows.csv").write_text("\n".join(["a,b,label", *rows]) + "\n")
+    path.write_text(
+        f'name = "{folder.name}"\ntask = "classification"\n'
+        '[data]\nformat = "table"\nfolder = "data"\n\n'
+        "[privacy]\nepsilon_limit = 1e6\ndelta = 1e-5\n"
     )
+    return path
+
+
+def set_way(path: Path, host: str, proxy: str) -> None:
+    """Have a site that has joined reach the coordinator at an address, through a proxy or not."""
+    ours = ("address =", "proxy =")
+    lines = [line for line in path.read_text().splitlines() if not line.startswith(ours)]
+    lines.append(f'address = "{host}:{PORT}"')
+    lines += [f'proxy = "{proxy}"'] if proxy else []
+    path.write_text("\n".join(lines) + "\n")
 
 
 @contextmanager
@@ -282,7 +287,8 @@ def federation(root: Path, *, seed: int = 1) -> Iterator[Federation]:
         inner = ["ip", "addr", "add", f"{INNER}/32", "dev", "lo"]
         net.coordinator.run(inner)
         hosts = [net.coordinator.address, INNER]
-        made = provision(root / "center", hosts, list(SITES), port=PORT)
+        tomls = [write_site(root / "sites" / name) for name in SITES]
+        made = enrol_on_this_machine(root / "center", tomls, hosts, port=PORT)
         running = Federation(net, root, made)
         for name in SITES:
             (root / "steps" / name).mkdir(parents=True)

@@ -30,11 +30,12 @@ from pathlib import Path
 
 import numpy as np
 import psutil
+from tests.papers import papers_of, provisioned
 
 from asterion_client.coordinator_words import LinkOrder
 from asterion_client.link_session import LinkSession
 from asterion_client.settings import ConnectionSettings
-from asterion_server.keys import Provisioned, open_provisioned, provision
+from asterion_server.keys import Provisioned, open_provisioned
 from asterion_shared.events import RoundFinished, read_events
 from asterion_shared.flower_messages import decode_order, encode_report
 from asterion_shared.link.blobs import BlobStore
@@ -141,13 +142,13 @@ class Site:
 
     Args:
         name: of the site.
-        made: the coordinator's folder, where its kit is.
+        made: the coordinator's folder, beside which are its papers.
         folder: for its chunks.
     """
 
     def __init__(self, name: str, made: Provisioned, folder: Path) -> None:
-        kit = made.kit(name)
-        identity = read_identity(kit / "ca.pem", kit / "site.pem", kit / "site.key")
+        papers = papers_of(made, name)
+        identity = read_identity(papers / "ca.pem", papers / "site.pem", papers / "site.key")
         settings = ConnectionSettings(
             address=made.address, root_certificate="ca.pem", private_key="site.key"
         )
@@ -219,7 +220,7 @@ class Soak:
         (root / "python").mkdir()
         (root / "python/sitecustomize.py").write_text(HAND_BACK)
         self.names = [f"site-{number:03d}" for number in range(num_sites)]
-        self.made = provision(
+        self.made = provisioned(
             root / "center", ["127.0.0.1"], self.names, port=_free_port(), listen="127.0.0.1"
         )
         self._processes: list[subprocess.Popen[bytes]] = []

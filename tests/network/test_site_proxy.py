@@ -8,7 +8,7 @@ from tests.network.connect_proxy import proxy
 from tests.network.federation import INNER, PORT
 from tests.network.namespaces import Network
 
-from asterion_server.keys import provision
+from asterion_server.initialise import init_coordinator
 
 CHECK = """
 import sys
@@ -39,7 +39,7 @@ with socket.create_server(("0.0.0.0", int(sys.argv[3]))) as listener:
 
 def test_the_check_passes_a_proxy_where_no_other_way_leads(net: Network, tmp_path: Path) -> None:
     net.coordinator.run(["ip", "addr", "add", f"{INNER}/32", "dev", "lo"])
-    made = provision(tmp_path / "center", [INNER], ["north"], port=PORT)
+    made = init_coordinator(tmp_path / "center", [INNER], port=PORT)
     words = [sys.executable, "-c", SERVE, made.certificate, made.private_key, PORT]
     server = net.coordinator.start([str(word) for word in words], stdout=subprocess.PIPE)
     assert server.stdout is not None

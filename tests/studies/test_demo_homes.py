@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from asterion_client.settings import PrivacySettings, read_site_settings
-from asterion_server.keys import provision
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import validate
 from asterion_sim import demo
+from asterion_sim.local_federation import enrol_on_this_machine
 
 PRIVATE = {"protects": "site", "noise": "site", "clip_norm": 1.0, "noise_multiplier": 2.0,
            "delta": 1e-4, "epsilon_limit": 7.0}  # fmt: skip
@@ -27,7 +27,6 @@ ALLOWED = "[privacy]\nepsilon_limit = 2.0\ndelta = 1e-6\n"
 def test_a_site_allows_what_it_says_or_else_what_the_plan_asks_for(
     own: str, privacy: dict[str, Any] | None, expected: PrivacySettings | None, tmp_path: Path
 ) -> None:
-    made = provision(tmp_path / "center", ["127.0.0.1"], ["north", "south"])
     data = tmp_path / "data"
     data.mkdir()
     (data / "site.toml").write_text(
@@ -36,7 +35,10 @@ def test_a_site_allows_what_it_says_or_else_what_the_plan_asks_for(
     values = {"name": "p", "task": "classification", "model": {"name": "residual"},
               "data": {"classes": ["a", "b"]}, "privacy": privacy}  # fmt: skip
     plan = validate(Plan, values, "plan")
-    path = demo._join("north", data, made.folder, tmp_path / "home", plan)
+    path = demo._settle(data, tmp_path / "home", plan)
+    other = tmp_path / "south.toml"
+    other.write_text('name = "south"\ntask = "anomaly"\n[data]\nformat = "npz"\n')
+    enrol_on_this_machine(tmp_path / "center", [path, other])
     settings = read_site_settings(path)
     assert settings.privacy == expected
     assert settings.connection is not None

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
 from asterion_shared.errors import FileProblemError, Problem
-from asterion_shared.link.identity import Identity, read_identity, site_name
+from asterion_shared.link.identity import Identity, named_site, read_identity
 from asterion_shared.link.refusals import LinkRefusedError
 
-WARNING_DAYS = 60
+WARNING_DAYS = 30
 """So long before a certificate ends it is named."""
 
 
@@ -56,14 +57,14 @@ def site_problems(
     """What is wrong with the certificate that a coordinator gave a site, or will soon be.
 
     Args:
-        certificate: as it lies in the site's kit; a kit that was removed is no problem.
+        certificate: the newest that it was given, PEM; a missing file is no problem.
         site: the site's name.
         root: PEM file of the authority's certificate.
         now: UTC; None: the clock's.
     """
     if not (certificate.is_file() and root.is_file()):
         return
-    renew = f"run asterion server init again, and give site {site} its new site.pem"
+    renew = f"enrol site {site} again with its request, and give it the new enrolment"
     try:
         own = x509.load_pem_x509_certificate(certificate.read_bytes())
         authority = x509.load_pem_x509_certificate(root.read_bytes())
@@ -82,6 +83,59 @@ def _own_problems(
         what = "was not issued by the authority in ca.pem"
         yield Problem(where=str(path), what=what, fix=renew)
     yield from _date_problems(path, own, renew, now)
+
+
+def certificate_is_of(
+    certificate: Path, root: Path, public_key: str, now: datetime | None = None
+) -> Iterator[Problem]:
+    """Whether a certificate is of a public key and of an authority, and holds now.
+
+    Args:
+        certificate: PEM file.
+        root: PEM file of the authority's certificate.
+        public_key: PEM.
+        now: UTC; None: the clock's.
+
+    Yields:
+        Problems; nothing when all is well.
+    """
+    fix = "have the authority issue it for the key of the request"
+    try:
+        own = x509.load_pem_x509_certificate(certificate.read_bytes())
+        authority = x509.load_pem_x509_certificate(root.read_bytes())
+    except OSError as error:
+        what = (error.strerror or "unreadable").lower()
+        yield Problem(where=str(certificate), what=what, fix="check the path")
+        return
+    except ValueError:
+        yield Problem(where=str(certificate), what="is not a PEM certificate", fix=fix)
+        return
+    if own.public_key() != load_pem_public_key(public_key.encode()):
+        yield Problem(where=str(certificate), what="is of another key", fix=fix)
+    yield from _own_problems(certificate, own, authority, fix, now or datetime.now(UTC))
+
+
+def papers_problems(
+    source: str, root: bytes, certificate: bytes, site: str, now: datetime | None = None
+) -> Iterator[Problem]:
+    """Whether a site's certificate is of an authority, names the site, and holds now.
+
+    Args:
+        source: where both came from, for messages.
+        root: the authority's certificate, PEM.
+        certificate: the site's, PEM.
+        site: its name.
+        now: UTC; None: the clock's.
+
+    Yields:
+        Problems; nothing when all is well.
+    """
+    own, authority = (x509.load_pem_x509_certificate(pem) for pem in (certificate, root))
+    moment, renew = now or datetime.now(UTC), "ask the coordinator's operator to enrol this site"
+    path = Path(source)
+    yield from _date_problems(path, authority, renew, moment)
+    yield from _own_problems(path, own, authority, renew, moment)
+    yield from _name_problems(path, own, site)
 
 
 def raise_first(problems: Iterable[Problem]) -> None:
@@ -121,12 +175,12 @@ def _date_problems(
 
 def _name_problems(path: Path, own: x509.Certificate, site: str) -> Iterator[Problem]:
     try:
-        named = site_name(own)
+        named = named_site(own)
     except LinkRefusedError:
         what = "is not the certificate of a site"
-        yield Problem(where=str(path), what=what, fix="take site.pem of this site's kit")
+        yield Problem(where=str(path), what=what, fix="join again: asterion site join")
         return
-    if named != site:
+    if named not in (None, site):  # one that names no site is told by its key
         what = f"is the certificate of site {named!r}, and site.toml says {site!r}"
-        fix = "correct name in site.toml, or take this site's own kit"
+        fix = "correct name in site.toml, or join with this site's own enrolment"
         yield Problem(where=str(path), what=what, fix=fix)

@@ -1,0 +1,86 @@
+"""``asterion site init | join``: become part of a federation."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
+AsJson = Annotated[bool, typer.Option("--json", help="for programs")]
+
+
+def init(
+    site_toml: SiteToml,
+    rotate: Annotated[
+        bool, typer.Option("--rotate", help="make a new key beside the present one")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make the site's key and the request to be enrolled; a key that is there stays."""
+    from asterion_client.site_keys import init_site
+
+    path, fingerprint = init_site(site_toml, rotate=rotate)
+    if as_json:
+        print(json.dumps({"request": str(path), "fingerprint": fingerprint}))
+        return
+    print(f"send {path} to the coordinator's operator")
+    if rotate:
+        print("the present key has signed it; then join with the answer")
+    print(f"and read to them, by telephone: {fingerprint}")
+
+
+def join(
+    site_toml: SiteToml,
+    enrolment: Annotated[Path, typer.Argument(help="NAME.enrolment.json, as the operator sent it")],
+    told: Annotated[
+        str,
+        typer.Option(
+            "--fingerprint", help="of the authority, as its operator read it; absent: you are asked"
+        ),
+    ] = "",
+    replace_peer: Annotated[
+        list[str] | None,
+        typer.Option(help="a site or operator whose known key may change; repeatable"),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check the operator's answer and take it up; again when peers or keys have changed."""
+    from dataclasses import asdict
+
+    from asterion_client.join import join as take_up
+    from asterion_shared.enrolment_files import read_enrolment
+    from asterion_shared.errors import UserInputError
+    from asterion_shared.fingerprints import matches
+
+    def confirm(shown: str) -> bool:
+        if not told:
+            typer.echo(f"fingerprint of the coordinator's authority: {shown}", err=True)
+            return typer.confirm("Did its operator read the same to you?", err=True)
+        if not matches(told, shown):
+            msg = f"the authority's fingerprint is {shown}, not {told}; get the file another way"
+            raise UserInputError(msg)
+        return True
+
+    done = take_up(
+        site_toml,
+        read_enrolment(enrolment),
+        confirm,
+        source=str(enrolment),
+        replace_peers=replace_peer or (),
+    )
+    if as_json:
+        print(json.dumps(asdict(done)))
+        return
+    print(f"site {done.site} has joined; authority {done.authority}")
+    if done.rotated:
+        print("its new key is in use, the old one is removed; start the site again")
+    for word, keys in (("new", done.new), ("changed", done.changed)):
+        for name, shown in keys.items():
+            print(f"{word} key {name}: {shown}")
+    for name in done.gone:
+        print(f"removed key {name}: no longer enrolled")
+    for line in done.differences:
+        print(f"warning: {line}")
+    if done.wrote_connection:
+        print(f"[connection] was added to {site_toml}")
