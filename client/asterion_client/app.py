@@ -119,10 +119,10 @@ def _desk_from_settings(context: Context) -> Desk:
 @cache
 def desk_of_file(path: str) -> Desk:
     """The desk of a ``site.toml``; the same one, with its data and model warm, for each order."""
-    from asterion_client.site_worker import SiteWorker
+    from asterion_client.site_desk import SiteDesk
 
     settings = read_site_settings(Path(path))
-    return Desk(settings.name, SiteWorker(settings, Path(path).resolve().parent).answer)
+    return Desk(settings.name, SiteDesk(settings, Path(path).resolve().parent).answer)
 
 
 app = client_app_of(_desk_from_settings)

@@ -181,7 +181,7 @@ def main() -> None:
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    import asterion_client.site_worker  # noqa: F401  # now, not while the coordinator waits
+    import asterion_client.site_desk  # noqa: F401  # now, not while the coordinator waits
 
     try:
         runner = LinkRunner(read_site_settings(given.site), given.site.resolve().parent)

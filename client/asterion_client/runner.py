@@ -65,7 +65,7 @@ def main() -> None:
 
 def _load() -> None:
     """Import what the first order needs now, not while the coordinator waits."""
-    import asterion_client.site_worker  # noqa: F401
+    import asterion_client.site_desk  # noqa: F401
 
 
 if __name__ == "__main__":

@@ -21,12 +21,12 @@ from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
 from asterion_shared.plan import Plan, read_plan
 from asterion_sim.demo_sites import make_demo_sites
-from asterion_sim.local_federation import enrol_on_this_machine
+from asterion_sim.local_federation import enrol_on_this_machine, operator_key
 from asterion_sim.virtual_cohort import site_folders
 
 ASTERION = (sys.executable, "-m", "asterion_shared.command_line")
 DEMO_PLAN = Path(__file__).parent / "assets" / "demo_plan.toml"
-START_SECONDS = 60.0
+START_SECONDS = 180.0
 Say = Callable[[str], None]
 OURS = "made-by-asterion-demo"
 """A marker file: only a folder that has it is emptied before a new demo."""
@@ -70,7 +70,7 @@ def run_demo(
         say("launching the plan; to see a site fail, kill one of the processes above\n")
         code = subprocess.run(
             [*ASTERION, "server", "launch", str(plan), "--folder", str(coordinator),
-             *(["--json"] if as_json else [])],
+             "--key", str(operator_key(coordinator)), *(["--json"] if as_json else [])],
             check=False,
         ).returncode  # fmt: skip
     _collect(coordinator / "runs" / wanted.name, settings, wanted.name, out)

@@ -29,7 +29,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import validate
-from asterion_sim.local_federation import enrol_on_this_machine
+from asterion_sim.local_federation import enrol_on_this_machine, operator_key
 from bench.measuring import say
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
@@ -105,7 +105,8 @@ def run(made: Provisioned, plan: Plan, carrier: Carrier) -> dict[str, float]:
     """Launch a plan; the median time of its rounds but the first, peaks of memory and disk."""
     path = made.folder.parent / f"{plan.name}.toml"
     path.write_text(plan_to_toml(plan))
-    command = [*ASTERION, "server", "launch", str(path), "--folder", str(made.folder)]
+    command = [*ASTERION, "server", "launch", str(path), "--folder", str(made.folder),
+               "--key", str(operator_key(made.folder))]  # fmt: skip
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as launched:
         peak, disk = 0, 0.0
         while launched.poll() is None:

@@ -25,6 +25,7 @@ from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError
 from asterion_shared.link.steps import STEPS
 from asterion_shared.result import Result
+from asterion_sim.local_federation import signed_here
 
 GROUPS: tuple[Group, ...] = ("center", "north", "south", "west")
 NEVER = 10**9
@@ -174,7 +175,12 @@ class Harness:
 
         def follow() -> None:
             try:
-                told.append(launch(self.made, matrix_plan(kind), run=run))
+                plan = matrix_plan(kind)
+                told.append(
+                    launch(
+                        self.made, plan, run=run, signature=signed_here(self.made.folder, plan, run)
+                    )
+                )
             except AsterionError as error:
                 problems.append(f"{type(error).__name__}: {error}")
 

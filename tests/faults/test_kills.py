@@ -15,6 +15,7 @@ from asterion_server.coordinator import MOST_DEATHS
 from asterion_server.launch import launch
 from asterion_server.run_folder import RunFolder
 from asterion_shared.errors import AsterionError
+from asterion_sim.local_federation import signed_here
 
 pytestmark = pytest.mark.live
 
@@ -55,10 +56,11 @@ def test_a_run_that_dies_each_time_ends_with_a_problem_and_keeps_no_other_waitin
             time.sleep(0.2)
 
     problems: list[str] = []
+    plan, center = matrix_plan("prox"), harness.made.folder
 
     def follow() -> None:
         try:
-            launch(harness.made, matrix_plan("prox"), run="doomed")
+            launch(harness.made, plan, run="doomed", signature=signed_here(center, plan, "doomed"))
         except AsterionError as error:
             problems.append(str(error))
 
@@ -66,7 +68,8 @@ def test_a_run_that_dies_each_time_ends_with_a_problem_and_keeps_no_other_waitin
     killer.start()
     follower.start()
     try:
-        result = launch(harness.made, matrix_plan("prox"), run="lively")
+        signature = signed_here(center, plan, "lively")
+        result = launch(harness.made, plan, run="lively", signature=signature)
         follower.join(120)
     finally:
         over.set()

@@ -21,7 +21,7 @@ from asterion_shared.link.steps import STOP_VARIABLE
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
-from asterion_sim.local_federation import enrol_on_this_machine
+from asterion_sim.local_federation import enrol_on_this_machine, operator_key
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 SITES = {"north": 40, "south": 90, "west": 60}
@@ -105,7 +105,17 @@ class Launch:
         self._told = path.with_suffix(".events")
         with self._told.open("wb") as out:
             self._process = subprocess.Popen(
-                [*ASTERION, "server", "launch", str(path), "--folder", str(made.folder), "--json"],
+                [
+                    *ASTERION,
+                    "server",
+                    "launch",
+                    str(path),
+                    "--folder",
+                    str(made.folder),
+                    "--key",
+                    str(operator_key(made.folder)),
+                    "--json",
+                ],
                 stdout=out,
                 stderr=subprocess.PIPE,
             )

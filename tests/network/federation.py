@@ -33,7 +33,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.result import Result, read_result
 from asterion_shared.settings_files import validate
-from asterion_sim.local_federation import enrol_on_this_machine
+from asterion_sim.local_federation import enrol_on_this_machine, operator_key
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 SITES = {"north": 40, "south": 90, "west": 60}
@@ -201,7 +201,8 @@ class Launched:
         made = federation.made
         self.folder, self.run = made.runs / run, run
         self._told = plan.with_suffix(".events")
-        words = [*ASTERION, "server", "launch", str(plan), "--folder", str(made.folder)]
+        words = [*ASTERION, "server", "launch", str(plan), "--folder", str(made.folder),
+                 "--key", str(operator_key(made.folder))]  # fmt: skip
         with self._told.open("wb") as out:
             self._process = federation.net.coordinator.start(
                 [*words, "--run", run, "--json"], cwd=ROOT, stdout=out, stderr=subprocess.PIPE

@@ -46,6 +46,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.result import read_result
 from asterion_shared.settings_files import validate
+from asterion_sim.local_federation import operator_key
 
 ASTERION = [sys.executable, "-m", "asterion_shared.command_line"]
 RUN = "soak"
@@ -251,7 +252,8 @@ class Soak:
         """
         path = self.root / "plan.toml"
         path.write_text(plan_to_toml(plan_of(num_rounds + MORE_ROUNDS)))
-        words = [*ASTERION, "server", "launch", str(path), "--folder", str(self.made.folder)]
+        words = [*ASTERION, "server", "launch", str(path), "--folder", str(self.made.folder),
+                 "--key", str(operator_key(self.made.folder))]  # fmt: skip
         self._start("launch", [*words, "--wait", "120"])
         began, samples, done = time.monotonic(), list[Sample](), 0
         launched = self._processes[-1]
