@@ -15,11 +15,11 @@ import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from asterion_server.control_proof import COORDINATOR, Claims, accounts_of, read_proof
-from asterion_server.keys import Provisioned
+from asterion_server.control_proof import COORDINATOR, Accounts, Claims, read_proof
 from asterion_shared.errors import ProofRefusedError
 from asterion_shared.files import append_lines
 
@@ -48,12 +48,13 @@ class ControlGate:
 
     Args:
         app: the SuperLink's.
-        made: the coordinator's folder: its secret, its operators, and where the audit is written.
+        accounts: of the coordinator.
+        audit: file of lines about Control calls.
     """
 
-    def __init__(self, app: App, made: Provisioned) -> None:
-        self._app, self._accounts = app, accounts_of(made)
-        self._audit = _Audit(made)
+    def __init__(self, app: App, accounts: Accounts, audit: Path) -> None:
+        self._app, self._accounts = app, accounts
+        self._audit = _Audit(audit)
         self._nonces: dict[str, float] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -109,8 +110,8 @@ class ControlGate:
 class _Audit:
     """Lines about Control calls: when, who, what, how it ended. Strangers cannot fill the disk."""
 
-    def __init__(self, made: Provisioned) -> None:
-        self._path = made.folder / "logs" / AUDIT_FILE
+    def __init__(self, path: Path) -> None:
+        self._path = path
         self._lock = Lock()
         self._minute, self._refused, self._unwritten = 0, 0, 0
 

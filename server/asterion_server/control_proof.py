@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from asterion_server.keys import Provisioned
 from asterion_shared.errors import FileProblemError, ProofRefusedError, UserInputError
+from asterion_shared.key_files import read_private
+from asterion_shared.signed_plan import read_operator_key
 
 FORMAT = 1
 LIFE_SECONDS = 60
@@ -104,24 +106,18 @@ def operator_prover(name: str, private_key: Path, root_certificate: Path) -> Pro
 
     Args:
         name: under which the coordinator knows the operator.
-        private_key: PEM file of the Ed25519 key, unencrypted.
+        private_key: PEM file of the Ed25519 key, mode 0600.
         root_certificate: the coordinator's ``ca.pem``.
 
     Raises:
         UserInputError: the name is not one.
-        FileProblemError: a file is missing or is not what it should be.
+        FileProblemError: a file is missing or is not what it should be, or others can read the key.
     """
     account = f"operator:{name}"
     if OPERATOR.fullmatch(account) is None:
         msg = f"the operator's name is {name!r}; use lower-case letters, digits, '_', '.', '-'"
         raise UserInputError(msg)
-    try:
-        key = load_pem_private_key(private_key.read_bytes(), None)
-    except (OSError, ValueError, TypeError) as error:
-        fix = "give the operator's own key, PEM without a password"
-        raise FileProblemError(private_key, "is not a private key", fix) from error
-    if not isinstance(key, Ed25519PrivateKey):
-        raise FileProblemError(private_key, "is not an Ed25519 key", "give the operator's own key")
+    key = read_operator_key(private_key)
     audience = audience_of(root_certificate)
     return lambda path, body: _proof(account, audience, path, body, key.sign)
 
@@ -130,12 +126,12 @@ def coordinator_prover(made: Provisioned) -> Prove:
     """Makes the proofs of the coordinator's own processes.
 
     Args:
-        made: its folder, whose secret only its owner may read.
+        made: its folder.
 
     Raises:
-        FileProblemError: ``ca.pem`` is not a certificate.
+        FileProblemError: ``ca.pem`` is not a certificate, or others can read the secret.
     """
-    secret, audience = made.secret.read_bytes(), audience_of(made.root_certificate)
+    secret, audience = _secret(made), audience_of(made.root_certificate)
     return lambda path, body: _proof(
         COORDINATOR, audience, path, body, lambda claims: _mac(secret, claims)
     )
@@ -145,10 +141,10 @@ def accounts_of(made: Provisioned) -> Accounts:
     """The accounts of a coordinator, for a process that begins now.
 
     Raises:
-        FileProblemError: ``ca.pem`` is not a certificate.
+        FileProblemError: ``ca.pem`` is not a certificate, or others can read the secret.
     """
     audience = audience_of(made.root_certificate)
-    return Accounts(made.operators, made.secret.read_bytes(), audience, time.time())
+    return Accounts(made.operators, _secret(made), audience, time.time())
 
 
 def read_proof(proof: str, accounts: Accounts, now: float) -> Claims:
@@ -187,7 +183,7 @@ def _check_signature(account: str, text: bytes, signature: bytes, accounts: Acco
             if isinstance(key, Ed25519PublicKey):
                 key.verify(signature, _DOMAIN + text)
                 return
-        except (OSError, ValueError, InvalidSignature):
+        except (OSError, ValueError, UnsupportedAlgorithm, InvalidSignature):
             pass  # whoever guesses names learns nothing: all of these are the one refusal below
     raise ProofRefusedError(code="not_accepted")
 
@@ -225,6 +221,10 @@ def _split(proof: str) -> tuple[bytes, bytes, dict[str, Any]]:
     if not claims["audience"].isascii() or not claims["body_sha256"].isascii():
         raise ProofRefusedError(code="malformed")
     return text, signature, claims
+
+
+def _secret(made: Provisioned) -> bytes:
+    return read_private(made.secret, f"make it again: asterion server init {made.folder}")
 
 
 def _mac(secret: bytes, text: bytes) -> bytes:

@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from asterion_server.control_gate import ControlGate, proven_account
+from asterion_server.control_gate import AUDIT_FILE, ControlGate, proven_account
+from asterion_server.control_proof import accounts_of
 from asterion_server.flower_server_compat import serve_superlink
 from asterion_server.keys import open_provisioned
 from asterion_shared.child_process import watch_parent
@@ -23,11 +24,15 @@ def main() -> None:
     given, flowers = parser.parse_known_args()
     try:
         made = open_provisioned(given.coordinator)
+        accounts = accounts_of(made)
     except AsterionError as error:
         print(error, file=sys.stderr)  # noqa: T201  # into the process's own log
         raise SystemExit(error.exit_code) from None
     sys.argv = ["flower-superlink", *flowers]
-    serve_superlink(lambda app: ControlGate(app, made), lambda: proven_account.get() is not None)
+    audit = made.folder / "logs" / AUDIT_FILE
+    serve_superlink(
+        lambda app: ControlGate(app, accounts, audit), lambda: proven_account.get() is not None
+    )
 
 
 if __name__ == "__main__":

@@ -14,13 +14,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as ec_key
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from asterion_server import control_gate, control_proof
 from asterion_server.control_gate import ControlGate, proven_account
@@ -35,19 +29,16 @@ from asterion_server.control_proof import (
 )
 from asterion_server.keys import Provisioned, provision
 from asterion_shared.errors import FileProblemError, ProofRefusedError, UserInputError
+from asterion_shared.operator_keys import make_operator_key
 
 PATH, BODY = "/v1/control/start-run", b"a run"
 
 
 def add_operator(made: Provisioned, name: str, keys: Path) -> Path:
     """Enrol an operator; the path of the private key."""
-    key = Ed25519PrivateKey.generate()
+    private, public, _ = make_operator_key(keys, name)
     made.operators.mkdir(exist_ok=True)
-    public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
-    (made.operators / f"{name}.pem").write_bytes(public)
-    private = keys / f"{name}.key"
-    private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    private.chmod(0o600)
+    (made.operators / f"{name}.pem").write_bytes(public.read_bytes())
     return private
 
 
@@ -206,10 +197,20 @@ def test_a_wrong_name_or_key_is_named_when_proofs_are_made(
         operator_prover("Ada/", key, made.root_certificate)
     with pytest.raises(FileProblemError, match="is not an Ed25519 key"):
         operator_prover("ada", made.private_key, made.root_certificate)
-    with pytest.raises(FileProblemError, match="is not a private key"):
+    with pytest.raises(FileProblemError, match="no such file"):
         operator_prover("ada", tmp_path / "none", made.root_certificate)
     with pytest.raises(FileProblemError, match="is not a certificate"):
         operator_prover("ada", key, key)
+
+
+def test_keys_that_others_can_read_are_refused(made: Provisioned, key: Path) -> None:
+    key.chmod(0o640)
+    with pytest.raises(FileProblemError, match="chmod 600"):
+        ada(made, key)
+    made.secret.chmod(0o644)
+    for use in (coordinator_prover, accounts_of):
+        with pytest.raises(FileProblemError, match="chmod 600"):
+            use(made)
 
 
 class Behind:
@@ -230,8 +231,8 @@ class Caller:
 
     def __init__(self, made: Provisioned) -> None:
         self.behind = Behind()
-        self._gate = ControlGate(self.behind, made)
         self.audit = made.folder / "logs" / control_gate.AUDIT_FILE
+        self._gate = ControlGate(self.behind, accounts_of(made), self.audit)
 
     def __call__(
         self,
