@@ -157,7 +157,7 @@ def test_the_superlink_can_be_served_behind_a_gate_of_ours() -> None:
     taken = {"authn_plugin", "host", "port", "ssl_keyfile", "ssl_certfile"}
     assert taken <= {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)}
     assert names(SuperLinkLifespan.__init__) == ["config", "state_factory"]
-    assert names(get_uvicorn_log_config) == ["console_level"]
+    assert names(get_uvicorn_log_config) == ["log_level"]
     assert isinstance(console_handler, logging.Handler)
 
 
