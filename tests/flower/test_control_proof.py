@@ -15,6 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1
 from cryptography.hazmat.primitives.asymmetric.ec import generate_private_key as ec_key
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from tests.papers import provisioned
 
 from asterion_server import control_gate, control_proof
 from asterion_server.control_gate import ControlGate, proven_account
@@ -27,7 +28,8 @@ from asterion_server.control_proof import (
     operator_prover,
     read_proof,
 )
-from asterion_server.keys import Provisioned, provision
+from asterion_server.initialise import init_coordinator
+from asterion_server.keys import Provisioned
 from asterion_shared.errors import FileProblemError, ProofRefusedError, UserInputError
 from asterion_shared.operator_keys import make_operator_key
 
@@ -44,7 +46,7 @@ def add_operator(made: Provisioned, name: str, keys: Path) -> Path:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Provisioned:
-    return provision(tmp_path / "center", ["127.0.0.1"], ["north"])
+    return provisioned(tmp_path / "center", ["127.0.0.1"], ["north"])
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_an_operator_whose_file_is_removed_is_shut_out_at_once(
 def test_a_proof_for_another_coordinator_is_refused(
     made: Provisioned, key: Path, tmp_path: Path
 ) -> None:
-    other = provision(tmp_path / "other", ["127.0.0.1"], ["north"])
+    other = init_coordinator(tmp_path / "other", ["127.0.0.1"])
     proof = operator_prover("ada", key, other.root_certificate)(PATH, BODY)
     assert refused(proof, accounts(made)) == "not_accepted"
 

@@ -30,12 +30,13 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.runtime import RuntimeHttpClient
 from tests.flower.test_control_proof import add_operator
 from tests.live.conftest import ASTERION, free_port, wait_for
+from tests.papers import provisioned
 
 from asterion_server import control_proof
 from asterion_server.control_gate import AUDIT_FILE
 from asterion_server.control_proof import coordinator_prover, operator_prover
 from asterion_server.flower_server_compat import Control
-from asterion_server.keys import Provisioned, provision
+from asterion_server.keys import Provisioned
 from asterion_shared.bundle import bundle
 from asterion_shared.child_process import flower_environment
 
@@ -75,7 +76,7 @@ def running(made: Provisioned, log: Path) -> Iterator[None]:
 @pytest.fixture(scope="module")
 def center(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Center]:
     root = tmp_path_factory.mktemp("accounts")
-    made = provision(
+    made = provisioned(
         root / "center", ["127.0.0.1"], ["north"], port=free_port(), listen="127.0.0.1",
         carrier="flower",
     )  # fmt: skip
