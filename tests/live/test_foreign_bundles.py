@@ -40,7 +40,8 @@ def flowers_own_superexec(federation: Federation) -> Iterator[None]:
     made = federation.made
     ours = federation.child("center", "asterion_server.superexec")
     ours.suspend()
-    with (federation.root / "stock.log").open("ab") as log:
+    told = federation.root / "stock.log"
+    with told.open("wb") as log:
         stock = subprocess.Popen(
             [str(Path(sys.executable).with_name("flower-superexec")),
              "--root-certificates", str(made.root_certificate),
@@ -52,6 +53,8 @@ def flowers_own_superexec(federation: Federation) -> Iterator[None]:
             stdout=log, stderr=log,
         )  # fmt: skip
     try:
+        # By then what ours had asked for is answered: it must not get the task and sleep on it.
+        wait_for(lambda: "Starting Flower SuperExec" in told.read_text(), 90, "a SuperExec")
         yield
     finally:
         stock.terminate()
@@ -69,7 +72,7 @@ def submit(federation: Federation, name: str, bundle: bytes) -> RunFolder:
     prove = coordinator_prover(made)
     with closing(Control(made.address, made.root_certificate, prove)) as control:
         control.start(bundle, {"run": name})
-        wait_for(lambda: folder.has_ended, 120, f"the end of run {name}")
+        wait_for(lambda: folder.has_ended, 240, f"the end of run {name}")
     return folder
 
 
