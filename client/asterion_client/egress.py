@@ -34,6 +34,7 @@ MOST_COUNT = 10**9
 """Largest count (examples, files, steps) that leaves."""
 
 _STAGES = {
+    "foreign_bundle": "receiving",
     "wrong_task": "receiving",
     "plan_invalid": "receiving",
     "layout_mismatch": "receiving",

@@ -39,7 +39,6 @@ from flwr.supernode.runtime.run_clientapp import (
     push_task_output,
 )
 
-Work = Callable[[Message, Context], Message]
 _ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 _COMPONENT = "flwr-clientapp"
 SUPERNODE_NUMBER = re.compile(r"SuperNode ID: (\d+)")
@@ -50,6 +49,24 @@ ACTIVATION_FAILED = "[code: 2004]"
 
 NOT_AUTHENTICATED = "401 Unauthorized"
 """What it writes when its signature is not accepted, as with a wrong clock."""
+
+
+@dataclass(frozen=True, slots=True)
+class Submission:
+    """What a run says it is made of; the coordinator's word, and nothing of it is used.
+
+    Attributes:
+        bundle: its bytes.
+        name: publisher and project.
+        version: that the bundle states.
+    """
+
+    bundle: bytes
+    name: str
+    version: str
+
+
+Work = Callable[[Message, Context, Submission], Message]
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +125,9 @@ class TaskSource:
         context, ending = None, SubStatus.FAILED
         try:
             with _ends_if_stuck(self._message_seconds):
-                message, context, _, _ = pull_task_input(client)
-            push_message(client, work(message, context), context)
+                message, context, run, fab = pull_task_input(client)
+            submission = Submission(fab.content, run.fab_id, run.fab_version)
+            push_message(client, work(message, context, submission), context)
             ending = SubStatus.COMPLETED
         finally:
             # The details would go to the coordinator: none.

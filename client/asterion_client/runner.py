@@ -2,23 +2,29 @@
 
 It loads only the installed app, once, so torch, the data and the model stay in memory between
 rounds; Flower's own way starts a new Python for every message. It is started by the daemon.
+An order of a run whose bundle is not this installation's own is refused before the app sees it.
 """
 
 import argparse
+import hashlib
 import logging
 import os
+import re
 import signal
 import time
 from pathlib import Path
 from threading import Event
 
 import httpx
+from flwr.app import Context, Message
 
 from asterion_client.app import SITE_VARIABLE, app
-from asterion_client.egress import LOG, describe
-from asterion_client.flower_client_compat import TaskSource
+from asterion_client.egress import LOG, describe, refusal, reply
+from asterion_client.flower_client_compat import Submission, TaskSource
 from asterion_client.flower_daemon import READY
 from asterion_client.settings import read_site_settings
+from asterion_shared import __version__
+from asterion_shared.bundle import NAME, bundle_sha256
 from asterion_shared.child_process import watch_parent
 
 POLL_SECONDS = 0.25
@@ -31,7 +37,7 @@ def serve(source: TaskSource, stop: Event) -> None:
         try:
             task = source.take()
             if task is not None:
-                source.carry_out(task, app)
+                source.carry_out(task, answer)
                 continue
         except httpx.TransportError:
             time.sleep(1.0)  # the SuperNode is starting; the daemon takes care of it
@@ -39,6 +45,33 @@ def serve(source: TaskSource, stop: Event) -> None:
             LOG.warning("a task was lost: %s", describe(error, "internal_error"))
             time.sleep(1.0)
         stop.wait(POLL_SECONDS)
+
+
+def answer(message: Message, context: Context, submission: Submission) -> Message:
+    """The app's answer, or the refusal ``foreign_bundle``, under which the app sees nothing.
+
+    Args:
+        message: the order.
+        context: of the site's node.
+        submission: what the order's run says it is made of. It is hashed and never opened.
+    """
+    if why := _foreign(submission):
+        LOG.warning("an order was refused: foreign_bundle (%s)", why)
+        return Message(reply(refusal("foreign_bundle")), reply_to=message)
+    return app(message, context)
+
+
+def _foreign(submission: Submission) -> str:
+    """Why a submission is not this installation's own; empty when it is."""
+    if submission.version != __version__:
+        stated = submission.version
+        shown = stated if re.fullmatch(r"[0-9][0-9a-z.+]{0,30}", stated) else "not a version"
+        return f"the run states version {shown}, installed is {__version__}"
+    if submission.name != NAME:
+        return "the run is of another project"
+    if hashlib.sha256(submission.bundle).hexdigest() != bundle_sha256():
+        return "the bundle has other bytes than this version's"
+    return ""
 
 
 def main() -> None:

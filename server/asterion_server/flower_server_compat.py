@@ -4,15 +4,15 @@ flwr moves fast: at least five of its last fourteen minor releases broke deploym
 names appear nowhere else, and ``tests/flower/test_contract.py`` holds their signatures.
 """
 
-import warnings
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
 from pathlib import Path
+from typing import Any
 
 import httpx
 from flwr.app import Message
-from flwr.cli.build import build_fab_from_files
 from flwr.common.constant import ErrorCode
 from flwr.common.serde import fab_to_proto, user_config_to_proto
 from flwr.proto.control_pb2 import (
@@ -24,12 +24,14 @@ from flwr.proto.control_pb2 import (
 )
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.task_pb2 import Task
+from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.protobuf.client import ProtobufCall, ProtobufRequestContext
 from flwr.supercore.run import Run
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import LaunchResult
@@ -46,10 +48,10 @@ __all__ = [
     "NodeInfo",
     "ObjectPushError",
     "Run",
-    "build_fab",
     "ensure_task_identity",
     "public_key_to_bytes",
     "serve_bundle",
+    "serve_superlink",
     "set_message_id",
 ]
 
@@ -75,18 +77,6 @@ def set_message_id(message: Message) -> str:
     return message.metadata.message_id
 
 
-def build_fab(files: Mapping[str, bytes]) -> bytes:
-    """A Flower bundle from its files.
-
-    Raises:
-        ValueError: flwr does not accept the bundle.
-    """
-    with warnings.catch_warnings():
-        # flwr 1.41 uses a name of pathspec that pathspec calls outdated.
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return build_fab_from_files(dict(files))[0]
-
-
 def serve_bundle(sha256: str) -> None:
     """Be Flower's SuperExec, with the arguments of this process, for runs of one bundle alone.
 
@@ -110,6 +100,47 @@ def serve_bundle(sha256: str) -> None:
     point.load()()
 
 
+def serve_superlink(in_front: Callable[[Any], Any], is_proven: Callable[[], bool]) -> None:
+    """Be Flower's SuperLink, with the arguments of this process, behind an application of ours.
+
+    Args:
+        in_front: takes the SuperLink's ASGI application and gives the one that is served.
+        is_proven: whether the call that is being served was proven to come from an account. Flower
+            asks it again for each Control call, so that one which came by another way is refused.
+    """
+    # Here, because only this process needs FastAPI and all of the SuperLink.
+    import uvicorn
+    from flwr.supercore.http_logging import get_uvicorn_log_config
+    from flwr.supercore.logger import console_handler
+    from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+    from flwr.superlink.cli.flower_superlink import (
+        SuperLinkLifespan,
+        _parse_superlink_lifespan_config,
+    )
+    from flwr.superlink.main import create_app
+
+    class Proven(NoOpControlAuthnPlugin):
+        """All accounts are Flower's one: without its paid parts it knows no second."""
+
+        def validate_tokens_in_metadata(
+            self, metadata: Sequence[tuple[str, str | bytes]]
+        ) -> tuple[bool, AccountInfo | None]:
+            return super().validate_tokens_in_metadata(metadata) if is_proven() else (False, None)
+
+    config = _parse_superlink_lifespan_config()
+    config.authn_plugin = Proven()
+    uvicorn.run(
+        app=in_front(create_app(config, SuperLinkLifespan)),
+        host=config.host,
+        port=config.port,
+        log_config=get_uvicorn_log_config(console_handler.level),
+        ssl_keyfile=config.ssl_keyfile,
+        ssl_certfile=config.ssl_certfile,
+        # A caller must not choose the address it is seen under.
+        proxy_headers=False,
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class FlowerNode:
     """A site as the SuperLink knows it."""
@@ -131,20 +162,41 @@ class FlowerRun:
     name: str
 
 
+Prove = Callable[[str, bytes], str]
+"""From a call's path and body to its proof; ``asterion_server.control_proof`` has two of them."""
+
+
+class _Proving:
+    """Adds the proof to each call, as flwr's clients let one."""
+
+    def __init__(self, prove: Prove) -> None:
+        self._prove = prove
+
+    def intercept(self, context: ProtobufRequestContext, call_next: ProtobufCall) -> httpx.Response:
+        request = context.request
+        proof = self._prove(request.url.path, request.content)
+        request.headers["authorization"] = f"Bearer {proof}"
+        return call_next(context)
+
+
 class Control:
     """The SuperLink's control interface: enrol sites, start, watch and stop runs.
 
     Args:
         address: ``host:port``.
         root_certificate: PEM file of the authority behind its certificate.
+        prove: makes the proof of one call from its path and its body.
     """
 
-    def __init__(self, address: str, root_certificate: Path) -> None:
+    def __init__(self, address: str, root_certificate: Path, prove: Prove) -> None:
         self._client = ControlHttpClient.from_server_address(
             server_address=address,
             insecure=False,
             root_certificates=root_certificate.read_bytes(),
-            interceptors=[RuntimeVersionHttpInterceptor(component_name="flwr CLI")],
+            interceptors=[
+                RuntimeVersionHttpInterceptor(component_name="flwr CLI"),
+                _Proving(prove),
+            ],
         )
 
     def close(self) -> None:
@@ -170,10 +222,10 @@ class Control:
         """Enrol a site under its name and public key."""
         self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
 
-    def start(self, fab: bytes, sha256: str, config: Mapping[str, str]) -> int:
+    def start(self, bundle: bytes, config: Mapping[str, str]) -> int:
         """Submit a run; return its number."""
         request = StartRunRequest(
-            fab=fab_to_proto(Fab(sha256, fab, {})),
+            fab=fab_to_proto(Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})),
             override_config=user_config_to_proto(dict(config)),
         )
         return int(self._client.StartRun(request).run_id)

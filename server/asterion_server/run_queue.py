@@ -4,7 +4,6 @@ The link's queue is the runs' own folders: a run that was launched and has not e
 any restart of the coordinator too, without a hand.
 """
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,10 +13,11 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 import httpx
 
-from asterion_server.bundle import bundle
+from asterion_server.control_proof import coordinator_prover
 from asterion_server.flower_server_compat import Control, FlowerNode
 from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
+from asterion_shared.bundle import bundle
 from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import ConnectionProblemError
 from asterion_shared.site_standing import SiteStanding
@@ -64,17 +64,29 @@ def queue_of(made: Provisioned) -> Iterator[RunQueue]:
     if made.settings.carrier == "link":
         yield LinkQueue(made)
         return
-    control = Control(made.address, made.root_certificate)
+    control = Control(made.address, made.root_certificate, coordinator_prover(made))
     try:
         yield FlowerQueue(control)
-    except httpx.HTTPError as error:
+    except httpx.HTTPStatusError as error:
+        if error.response.status_code != httpx.codes.UNAUTHORIZED:
+            raise _not_done(made, error) from error
         msg = (
-            f"the coordinator at {made.address} did not do what was asked "
-            f"({type(error).__name__}); see {made.folder / 'logs' / 'superlink.log'}"
+            f"the coordinator at {made.address} does not accept {made.secret}, or the clock was "
+            f"set back; start it again: asterion server start {made.folder}"
         )
         raise ConnectionProblemError(msg) from error
+    except httpx.HTTPError as error:
+        raise _not_done(made, error) from error
     finally:
         control.close()
+
+
+def _not_done(made: Provisioned, error: httpx.HTTPError) -> ConnectionProblemError:
+    msg = (
+        f"the coordinator at {made.address} did not do what was asked "
+        f"({type(error).__name__}); see {made.folder / 'logs' / 'superlink.log'}"
+    )
+    return ConnectionProblemError(msg)
 
 
 class FlowerQueue:
@@ -104,9 +116,7 @@ class FlowerQueue:
         folder.forget_ending()
         # Before the submission too: the run reads it as soon as it starts.
         folder.write_launch(wanted)
-        fab = bundle()
-        config = {"run": folder.path.name}
-        number = self._control.start(fab, hashlib.sha256(fab).hexdigest(), config)
+        number = self._control.start(bundle(), {"run": folder.path.name})
         folder.write_launch(wanted.model_copy(update={"flower_run": number}))
 
     def end(self, folder: RunFolder) -> None:

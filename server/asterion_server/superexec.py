@@ -3,17 +3,15 @@
 It ends with the daemon that started it, and it starts runs of this installation's bundle alone.
 """
 
-import hashlib
-
-from asterion_server.bundle import bundle
 from asterion_server.flower_server_compat import serve_bundle
+from asterion_shared.bundle import bundle_sha256
 from asterion_shared.child_process import watch_parent
 
 
 def main() -> None:
     """Take the arguments of ``flower-superexec``."""
     watch_parent()
-    serve_bundle(hashlib.sha256(bundle()).hexdigest())
+    serve_bundle(bundle_sha256())
 
 
 if __name__ == "__main__":

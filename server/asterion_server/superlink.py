@@ -8,10 +8,11 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
+from asterion_server.control_proof import coordinator_prover
 from asterion_server.coordinator import CHECK_SECONDS, Say, check_port, restart, wait_until_up
 from asterion_server.flower_server_compat import Control
 from asterion_server.keys import Provisioned, check_key_files
-from asterion_shared.child_process import Service, flower_command, flower_environment
+from asterion_shared.child_process import Service, flower_environment
 from asterion_shared.files import make_folder
 
 
@@ -27,14 +28,15 @@ class FlowerCoordinator:
         flower = made.folder.resolve() / "flower"
         environment = flower_environment(flower)
         secret = ["--superexec-auth-secret-file", str(made.secret)]
-        superlink = flower_command(
-            "flower-superlink",
-            ["--ssl-ca-certfile", str(made.root_certificate),
-             "--ssl-certfile", str(made.certificate), "--ssl-keyfile", str(made.private_key),
-             "--enable-supernode-auth", "--host", made.settings.listen,
-             "--port", str(made.settings.port), "--database", str(flower / "state.db"),
-             "--isolation", "process", *secret, "--disable-runtime-dependency-installation"],
-        )  # fmt: skip
+        superlink = [
+            sys.executable, "-m", "asterion_server.superlink_entry",
+            "--coordinator", str(made.folder),
+            "--ssl-ca-certfile", str(made.root_certificate),
+            "--ssl-certfile", str(made.certificate), "--ssl-keyfile", str(made.private_key),
+            "--enable-supernode-auth", "--host", made.settings.listen,
+            "--port", str(made.settings.port), "--database", str(flower / "state.db"),
+            "--isolation", "process", *secret, "--disable-runtime-dependency-installation",
+        ]  # fmt: skip
         superexec = [
             sys.executable, "-m", "asterion_server.superexec",
             "--root-certificates", str(made.root_certificate),
@@ -87,7 +89,9 @@ class FlowerCoordinator:
         self.superlink.stop()
 
     def _enrol(self) -> None:
-        control = Control(self.made.address, self.made.root_certificate)
+        control = Control(
+            self.made.address, self.made.root_certificate, coordinator_prover(self.made)
+        )
         try:
             known = {node.public_key: node.name for node in control.nodes()}
             for site in self.made.settings.sites:

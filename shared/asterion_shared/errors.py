@@ -201,6 +201,14 @@ class ConnectionProblemError(AsterionError):
     exit_code = 30
 
 
+class ProofRefusedError(ConnectionProblemError):
+    """A call to the coordinator was not proven. ``code`` is safe to tell to whoever called."""
+
+    def __init__(self, *, code: str) -> None:
+        self.code = code
+        super().__init__(f"the proof of a call was refused: {code}")
+
+
 class PortInUseError(ConnectionProblemError):
     """Another process holds the port."""
 

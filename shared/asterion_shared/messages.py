@@ -42,6 +42,7 @@ REASON_CODES: dict[str, str] = {
     "outside_hours": "the site works at other hours",
     "site_paused": "a person at the site has paused it",
     "site_busy": "the site's machine is needed for other work now",
+    "foreign_bundle": "the run was submitted with code or a version that is not the site's own",
     "wrong_task": "the site's data are for another task",
     "plan_invalid": "the plan does not hold for this version of the site",
     "layout_mismatch": "the network differs between the coordinator and the site",

@@ -1,14 +1,17 @@
 """A small plan, a fake site worker, and a grid without a network."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
 from flwr.app import Context
+from flwr.cli.build import build_fab_from_files
 
 from asterion_client.app import Desk, client_app_of
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
+from asterion_shared.bundle import LICENCE, project
 from asterion_shared.messages import Order, Report
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import validate
@@ -86,3 +89,20 @@ class FakeSites:
 @pytest.fixture
 def sites() -> FakeSites:
     return FakeSites()
+
+
+def bundle_with(
+    files: Mapping[str, str],
+    *,
+    serverapp: str = "asterion_server.app:app",
+    clientapp: str = "asterion_client.app:app",
+) -> bytes:
+    """A bundle that flwr itself builds: ours, with more files and perhaps other components."""
+    text = project().replace("asterion_server.app:app", serverapp)
+    text = text.replace("asterion_client.app:app", clientapp)
+    text = text.replace('"/LICENSE"]', ", ".join(['"/LICENSE"', *(f'"/{n}"' for n in files)]) + "]")
+    whole = {"pyproject.toml": text.encode(), "LICENSE": LICENCE}
+    with warnings.catch_warnings():
+        # flwr 1.41 uses a name of pathspec that pathspec calls outdated.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return build_fab_from_files(whole | {n: c.encode() for n, c in files.items()})[0]

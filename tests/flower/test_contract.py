@@ -4,37 +4,56 @@ When one of these fails after an update of flwr, the two ``*_compat`` modules ar
 """
 
 import ast
+import dataclasses
 import inspect
+import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import HTTPException, Request
+from fastapi.routing import iter_route_contexts
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, MetricRecord, RecordDict
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto import control_pb2, fleet_pb2, node_pb2, runtime_pb2, task_pb2
 from flwr.serverapp import Grid
 from flwr.supercore.auth import load_superexec_auth_secret
+from flwr.supercore.auth.typing import AccountInfo
 from flwr.supercore.constant import TaskType
 from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.http_logging import get_uvicorn_log_config
 from flwr.supercore.interceptors import (
     RuntimeTokenHttpInterceptor,
     RuntimeVersionHttpInterceptor,
     SuperExecAuthHttpInterceptor,
 )
+from flwr.supercore.logger import console_handler
+from flwr.supercore.protobuf.client import ProtobufRequestContext
 from flwr.supercore.run import Run
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.superexec import run_superexec
 from flwr.supercore.superexec.executor import LaunchResult
 from flwr.supercore.superexec.plugin import AutoExecPlugin
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import (
+    SuperLinkLifespan,
+    _parse_superlink_lifespan_config,
+)
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.dependencies.account import AccountAccessDependency
+from flwr.superlink.main import create_app
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime import run_clientapp
 
 from asterion_client.flower_client_compat import ACTIVATION_FAILED
-from asterion_server.flower_server_compat import ensure_task_identity, flower_version
+from asterion_server.control_gate import READING
+from asterion_server.flower_server_compat import _Proving, ensure_task_identity, flower_version
 
 PACKAGES = Path(__file__).parents[2]
 PUBLIC = ("flwr.app", "flwr.clientapp", "flwr.serverapp")
@@ -115,6 +134,13 @@ def test_a_protobuf_message_has_the_fields(message: Any, fields: set[str]) -> No
     assert fields <= {field.name for field in message.DESCRIPTOR.fields}
 
 
+def test_a_task_says_what_its_run_is_made_of() -> None:
+    returned = inspect.signature(run_clientapp.pull_task_input).return_annotation
+    assert returned == tuple[Message, Context, Run, Fab]
+    assert {"fab_id", "fab_version"} <= {field.name for field in dataclasses.fields(Run)}
+    assert "content" in {field.name for field in dataclasses.fields(Fab)}
+
+
 def test_the_constants_mean_what_we_think() -> None:
     assert (ErrorCode.MESSAGE_UNAVAILABLE, ErrorCode.REPLY_MESSAGE_UNAVAILABLE) == (3, 4)
     assert (ErrorCode.NODE_UNAVAILABLE, ErrorCode.CLIENT_APP_CRASHED) == (5, 8)
@@ -123,6 +149,59 @@ def test_the_constants_mean_what_we_think() -> None:
     from flwr.supercore.error import ApiErrorCode
 
     assert f"[code: {int(ApiErrorCode.FLEET_NODE_ACTIVATION_FAILED)}]" == ACTIVATION_FAILED
+
+
+def test_the_superlink_can_be_served_behind_a_gate_of_ours() -> None:
+    assert names(create_app) == ["config", "superlink_lifespan_class"]
+    assert names(_parse_superlink_lifespan_config) == []
+    taken = {"authn_plugin", "host", "port", "ssl_keyfile", "ssl_certfile"}
+    assert taken <= {field.name for field in dataclasses.fields(SuperLinkLifespanConfig)}
+    assert names(SuperLinkLifespan.__init__) == ["config", "state_factory"]
+    assert names(get_uvicorn_log_config) == ["log_level"]
+    assert isinstance(console_handler, logging.Handler)
+
+
+def test_flower_asks_the_plugin_about_each_control_call() -> None:
+    assert NoOpControlAuthnPlugin.__abstractmethods__ == frozenset()
+    assert names(NoOpControlAuthnPlugin.validate_tokens_in_metadata) == ["metadata"]
+    is_valid, account = NoOpControlAuthnPlugin().validate_tokens_in_metadata([])
+    assert is_valid
+    assert isinstance(account, AccountInfo)
+    with pytest.raises(HTTPException) as refused:
+        AccountAccessDependency(Refusing())(Request({"type": "http", "headers": []}))
+    assert refused.value.status_code == 401
+
+
+class Refusing(NoOpControlAuthnPlugin):
+    def validate_tokens_in_metadata(self, metadata: Any) -> tuple[bool, AccountInfo | None]:
+        return False, None
+
+
+def test_each_path_of_the_superlink_is_one_that_the_gate_knows() -> None:
+    paths = {context.path for context in iter_route_contexts(create_app().routes)}
+    hidden = {"/docs", "/docs/oauth2-redirect", "/openapi.json"}
+    assert hidden < paths
+    for path in paths - hidden:
+        assert path == "/health" or path.startswith(("/v1/control/", "/v1/fleet/", "/v1/runtime/"))
+    assert {f"/v1/control/{call}" for call in READING} < paths
+
+
+def test_a_client_shows_each_request_to_what_adds_the_proof() -> None:
+    fields = {field.name for field in dataclasses.fields(ProtobufRequestContext)}
+    assert "request" in fields
+    seen: list[tuple[str, bytes, str]] = []
+
+    def answer(context: ProtobufRequestContext) -> httpx.Response:
+        sent = context.request
+        seen.append((sent.url.path, sent.content, sent.headers["authorization"]))
+        return httpx.Response(200)
+
+    request = httpx.Request("POST", "https://c:1/v1/control/list-runs", content=b"x")
+    call = ProtobufRequestContext(
+        "/flwr.proto.Control/ListRuns", control_pb2.ListRunsRequest(), request
+    )
+    _Proving(lambda path, body: f"{path}|{len(body)}").intercept(call, answer)
+    assert seen == [("/v1/control/list-runs", b"x", "Bearer /v1/control/list-runs|1")]
 
 
 def test_a_task_s_identity_is_three_numbers() -> None:

@@ -13,7 +13,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_public_key, load_ssh_private_key
 from tests.papers import connection_lines, papers_of, provisioned
 
-from asterion_server.bundle import PROJECT, bundle
 from asterion_server.coordinator import check_port, coordinator_of
 from asterion_server.initialise import init_coordinator
 from asterion_server.keys import Provisioned, open_provisioned
@@ -188,19 +187,3 @@ def test_a_port_in_use_stops_the_start(tmp_path: Path) -> None:
             coordinator_of(made).__enter__()
         assert caught.value.exit_code == 31
     check_port("127.0.0.1", port)
-
-
-def test_the_bundle_holds_no_code_and_names_installed_modules() -> None:
-    import importlib.util
-    import io
-    import tomllib
-    import zipfile
-
-    with zipfile.ZipFile(io.BytesIO(bundle())) as archive:
-        assert set(archive.namelist()) == {"pyproject.toml", "LICENSE", ".info/CONTENT"}
-    assert bundle() == bundle()
-    app = tomllib.loads(PROJECT)["tool"]["flwr"]["app"]
-    for component in app["components"].values():
-        module, _, name = component.partition(":")
-        assert importlib.util.find_spec(module) is not None
-        assert name == "app"

@@ -99,7 +99,7 @@ def test_killed_processes_cost_time_and_nothing_else(
     federation.child("north", "flower-supernode").kill()
     federation.child("south", "asterion_client.runner").kill()
     first.wait_for_round(2)
-    federation.child("center", "flower-superlink").kill()
+    federation.child("center", "asterion_server.superlink_entry").kill()
     first.wait_for_round(3)
     federation.child("center", "flwr-serverapp").kill()
     code, words = first.end()

@@ -1,6 +1,5 @@
 """Privacy for whole sites in a real federation, and what somebody on the line sees of it."""
 
-import hashlib
 import json
 import socket
 import sqlite3
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.common.serde import recorddict_to_proto
+from tests.flower.conftest import bundle_with
 from tests.live.conftest import (
     SITES,
     Federation,
@@ -23,8 +23,8 @@ from tests.live.conftest import (
     wait_for,
 )
 
-from asterion_server.bundle import PROJECT
-from asterion_server.flower_server_compat import Control, build_fab
+from asterion_server.control_proof import coordinator_prover
+from asterion_server.flower_server_compat import Control
 from asterion_shared.flower_messages import encode_order
 from asterion_shared.messages import Order
 from asterion_shared.parameters import from_bytes, layout_of
@@ -223,33 +223,17 @@ def test_an_eavesdropper_sees_sizes_and_times(played: Played) -> None:
             assert words not in whole
 
 
-def test_who_holds_the_certificate_and_reaches_the_port_learns_who_takes_part(
-    played: Played,
-) -> None:
-    """Stock Flower asks for no account behind its control interface; the guide says so."""
-    copy = played.federation.root / "sites" / "west" / "ca.pem"
-    control = Control(played.federation.made.address, copy)
-    try:
-        assert {node.name for node in control.nodes()} == set(SITES)
-        assert {run.name for run in control.runs()} == {p.name for p in played.plans.values()}
-    finally:
-        control.close()
-
-
 def test_code_that_somebody_submits_is_not_run(played: Played) -> None:
     """Stock Flower would run it, with the rights of the coordinator."""
     root = played.federation.root
     trace = root / "it-ran"
-    project = PROJECT.replace("asterion_server.app:app", "strange:app")
-    project = project.replace('"/LICENSE"]', '"/LICENSE", "/strange.py"]')
     code = f"open({str(trace)!r}, 'w')\nfrom flwr.serverapp import ServerApp\napp = ServerApp()\n"
-    fab = build_fab(
-        {"pyproject.toml": project.encode(), "LICENSE": b"x", "strange.py": code.encode()}
-    )
-    control = Control(played.federation.made.address, root / "sites" / "west" / "ca.pem")
+    fab = bundle_with({"strange.py": code}, serverapp="strange:app")
+    made = played.federation.made
+    control = Control(made.address, made.root_certificate, coordinator_prover(made))
     try:
-        number = control.start(fab, hashlib.sha256(fab).hexdigest(), {"run": "strange"})
-        log = played.federation.made.folder / "logs" / "superexec.log"
+        number = control.start(fab, {"run": "strange"})
+        log = made.folder / "logs" / "superexec.log"
         wait_for(lambda: "not the one of this installation" in log.read_text(), 30, "a refusal")
         control.stop(number)
     finally:
