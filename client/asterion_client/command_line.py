@@ -66,11 +66,11 @@ def status(
         own_problems(settings.connection, settings.name, site_toml.resolve().parent)
     )  # fmt: skip
     if as_json:
-        print(json.dumps(told | {"problem": problem, "papers": [str(found) for found in papers]}))
+        print(json.dumps(told | {"problem": problem, "papers": [str(paper) for paper in papers]}))
     else:
         print(f"site {settings.name}: {problem or stands}")
-        for found in papers:
-            print(f"{'problem' if found.fatal else 'warning'}: {found}")
+        for paper in papers:
+            print(f"{'problem' if paper.fatal else 'warning'}: {paper}")
     if problem and exit_code:
         raise typer.Exit(UnreachableError.exit_code)
 
