@@ -48,6 +48,7 @@ def status(
     """Say whether the site runs, is connected, and what it is doing."""
     from dataclasses import asdict
 
+    from asterion_client.check_connection import own_problems
     from asterion_client.settings import read_site_settings
     from asterion_client.site_standing import in_words, problem_of, read_status
     from asterion_shared.errors import FileProblemError, UnreachableError
@@ -61,10 +62,15 @@ def status(
         told, stands = asdict(found), in_words(found)
     except FileProblemError:
         told, stands = {"site": settings.name}, problem
+    papers = [] if settings.connection is None or settings.connection.certificate is None else (
+        own_problems(settings.connection, settings.name, site_toml.resolve().parent)
+    )  # fmt: skip
     if as_json:
-        print(json.dumps(told | {"problem": problem}))
+        print(json.dumps(told | {"problem": problem, "papers": [str(paper) for paper in papers]}))
     else:
         print(f"site {settings.name}: {problem or stands}")
+        for paper in papers:
+            print(f"{'problem' if paper.fatal else 'warning'}: {paper}")
     if problem and exit_code:
         raise typer.Exit(UnreachableError.exit_code)
 

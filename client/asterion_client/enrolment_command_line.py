@@ -1,6 +1,7 @@
 """``asterion site init | join``: become part of a federation."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,9 @@ def init(
 
 def join(
     site_toml: SiteToml,
-    enrolment: Annotated[Path, typer.Argument(help="NAME.enrolment.json, as the operator sent it")],
+    enrolment: Annotated[
+        Path | None, typer.Argument(help="NAME.enrolment.json, as the operator sent it")
+    ] = None,
     told: Annotated[
         str,
         typer.Option(
@@ -43,17 +46,24 @@ def join(
         list[str] | None,
         typer.Option(help="a site or operator whose known key may change; repeatable"),
     ] = None,
+    token: Annotated[
+        str, typer.Option(help="one-time token of an invitation, in place of the file")
+    ] = "",
+    address: Annotated[str, typer.Option(help="HOST:PORT of the invitation, with --token")] = "",
     as_json: AsJson = False,
 ) -> None:
     """Check the operator's answer and take it up; again when peers or keys have changed."""
     from dataclasses import asdict
 
     from asterion_client.join import join as take_up
-    from asterion_shared.enrolment_files import read_enrolment
+    from asterion_client.join_by_token import enrolment_by_token
+    from asterion_client.site_keys import init_site
+    from asterion_shared.enrolment_files import read_enrolment, read_request
+    from asterion_shared.enrolment_tokens import read_token
     from asterion_shared.errors import UserInputError
     from asterion_shared.fingerprints import matches
 
-    def confirm(shown: str) -> bool:
+    def ask(shown: str) -> bool:
         if not told:
             typer.echo(f"fingerprint of the coordinator's authority: {shown}", err=True)
             return typer.confirm("Did its operator read the same to you?", err=True)
@@ -62,13 +72,17 @@ def join(
             raise UserInputError(msg)
         return True
 
-    done = take_up(
-        site_toml,
-        read_enrolment(enrolment),
-        confirm,
-        source=str(enrolment),
-        replace_peers=replace_peer or (),
-    )
+    confirm: Callable[[str], bool] = ask
+    if enrolment is not None and not (token or address):
+        given, source = read_enrolment(enrolment), str(enrolment)
+    elif token and address and enrolment is None:
+        parts, request = read_token(token), read_request(init_site(site_toml)[0])
+        given, source = enrolment_by_token(address, parts, request), address
+        confirm = parts.is_of  # the token has named the authority already
+    else:
+        msg = "give either the operator's file, or both --token and --address"
+        raise UserInputError(msg)
+    done = take_up(site_toml, given, confirm, source=source, replace_peers=replace_peer or ())
     if as_json:
         print(json.dumps(asdict(done)))
         return

@@ -22,6 +22,7 @@ from asterion_client.site_standing import (
     write_status,
 )
 from asterion_shared.child_process import Service
+from asterion_shared.daily_warnings import DailyWarnings
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
@@ -58,7 +59,9 @@ def run_on_link(
         PortInUseError: the health port is taken.
         AsterionError: the site's process cannot start.
     """
-    _check_own(name, site_toml.parent, connection, say)
+    _check_own(name, site_toml.parent, connection)
+    papers = DailyWarnings(lambda: own_problems(connection, name, site_toml.parent), say)
+    papers.look_if_due()
     command = [sys.executable, "-m", "asterion_client.link_runner", "--site", str(site_toml)]
     runner = Service("runner", command, state / "logs" / "runner.log")
     daemon = _Daemon(name, connection, state, runner, say)
@@ -67,6 +70,7 @@ def run_on_link(
         try:
             runner.start()
             while not stop.wait(CHECK_SECONDS):
+                papers.look_if_due()
                 daemon.look()
         finally:
             runner.stop()
@@ -84,14 +88,11 @@ def _say_it_starts(name: str, state: Path) -> None:
     )  # fmt: skip
 
 
-def _check_own(name: str, folder: Path, connection: ConnectionSettings, say: Say) -> None:
+def _check_own(name: str, folder: Path, connection: ConnectionSettings) -> None:
     if connection.certificate is None:
         lacks = missing_certificate()
         raise FileProblemError(folder / "site.toml", f"{lacks.where} {lacks.what}", lacks.fix)
-    problems = own_problems(connection, name, folder)
-    raise_first(problems)
-    for problem in problems:
-        say(f"warning: {problem}")
+    raise_first(own_problems(connection, name, folder))
 
 
 class _Daemon:

@@ -6,13 +6,13 @@ from typing import Annotated
 
 import typer
 
-from asterion_server.enrolment_command_line import enrol, init, operator, revoke
+from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_shared.errors import ConnectionProblemError
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
 app.add_typer(quarantine_app, name="quarantine")
-for _command in (init, enrol, revoke, operator):
+for _command in (init, enrol, invite, revoke, operator):
     app.command()(_command)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
@@ -118,23 +118,27 @@ def launch(
 
 @app.command()
 def status(folder: FolderOption = DEFAULT, as_json: AsJson = False) -> None:
-    """Show how the sites and the runs stand."""
-    from asterion_server.keys import open_provisioned
+    """Show how the sites and the runs stand, and which certificates soon end."""
+    from asterion_server.keys import open_provisioned, papers_problems
     from asterion_server.launch import run_states
     from asterion_server.run_queue import queue_of
     from asterion_shared.site_standing import in_words
 
     made = open_provisioned(folder)
+    papers = list(papers_problems(made))
     with queue_of(made) as queue:
         sites, runs = queue.site_standings(made.settings.sites), run_states(made, queue)
     if as_json:
         told = {site.name: site.model_dump(exclude={"name"}) for site in sites}
-        print(json.dumps({"sites": told, "runs": {run.name: run.status for run in runs}}))
+        print(json.dumps({"sites": told, "runs": {run.name: run.status for run in runs},
+                          "papers": [str(found) for found in papers]}))  # fmt: skip
         return
     for site in sites:
         print(in_words(site))
     for run in runs:
         print(f"run {run.name}: {run.status.replace('_', ' ')}")
+    for found in papers:
+        print(f"{'problem' if found.fatal else 'warning'}: {found}")
 
 
 @app.command()

@@ -9,7 +9,13 @@ from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
-from asterion_server.keys import Provisioned, check_key_files, own_problems
+from asterion_server.keys import (
+    Provisioned,
+    check_key_files,
+    open_provisioned,
+    own_problems,
+    papers_problems,
+)
 from asterion_server.link_paths import database_url
 from asterion_server.link_reclaim import reclaim_run, runs_with_orders
 from asterion_server.link_store import LinkStore
@@ -17,6 +23,7 @@ from asterion_server.run_folder import RunFolder
 from asterion_server.run_queue import launched_runs
 from asterion_shared.child_process import Service
 from asterion_shared.connection_check import check_connection
+from asterion_shared.daily_warnings import DailyWarnings
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
@@ -136,7 +143,9 @@ class LinkCoordinator:
 
     def keep_running(self, say: Say, stop: Event) -> None:
         """Start runs that wait, and again what dies, until told to stop."""
+        papers = papers_warnings(self.made, say)
         while not stop.wait(CHECK_SECONDS):
+            papers.look_if_due()
             restart([self.link], say)
             for name in list(self._runs):
                 self._look_after(self._runs[name], say)
@@ -221,6 +230,11 @@ class LinkCoordinator:
         del self._runs[name]
         self._reclaim([name])  # or its sites would go on with what nobody wants
         say(msg)
+
+
+def papers_warnings(made: Provisioned, say: Say) -> DailyWarnings:
+    """Certificates of the coordinator and of its sites that will soon end."""
+    return DailyWarnings(lambda: papers_problems(open_provisioned(made.folder)), say)
 
 
 def _newest_round(folder: RunFolder) -> str:

@@ -120,6 +120,8 @@ def _admissible(
         if not confirm(site, shown):
             msg = f"site {site} was not enrolled: the fingerprints must be the same"
             raise UserInputError(msg)
+    if before is None:
+        _check_flower_takes(made, site, key)
     others = tuple(name for name in made.settings.sites if is_new and name != site)
     return Enrolled(
         site, shown, made.enrolment(site), others, is_new, is_new and before is not None
@@ -221,6 +223,19 @@ def _check_key_is_free(made: Provisioned, site: str, key: str) -> None:
         if other != site and same_key(public_pem_of(made.public_key(other)), key):
             msg = f"the key of this request is that of site {other}; each site needs its own"
             raise UserInputError(msg)
+
+
+def _check_flower_takes(made: Provisioned, site: str, key: str) -> None:
+    """Stock Flower never registers a key again that it has once unregistered."""
+    path = made.certificates(site)
+    if made.settings.carrier != "flower" or not path.exists():
+        return
+    if ec_key(key) in [c.public_key() for c in x509.load_pem_x509_certificates(path.read_bytes())]:
+        msg = (
+            f"site {site} was revoked, and stock Flower does not take its key again; have the site "
+            "remove site.key and begin anew: asterion site init"
+        )
+        raise UserInputError(msg)
 
 
 def _certificate(made: Provisioned, site: str, key: str, given: Path | None) -> bytes:

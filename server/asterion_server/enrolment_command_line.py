@@ -130,6 +130,34 @@ def revoke(
     print(f"to admit it again, enrol it: asterion server enrol {folder} REQUEST")
 
 
+def invite(
+    folder: Folder,
+    site: Annotated[str, typer.Argument(help="name of the site")],
+    port: Annotated[int, typer.Option(help="to listen on until the site has come")] = 8001,
+    minutes: Annotated[
+        float, typer.Option(min=0.01, max=1440, help="how long the token holds")
+    ] = 60.0,
+    replace: Annotated[
+        bool, typer.Option("--replace", help="take a new key in place of one that was lost")
+    ] = False,
+) -> None:
+    """Wait for one site, which comes with the one-time token that is printed."""
+    from asterion_server.invite import invite as wait_for
+    from asterion_server.keys import open_provisioned
+    from asterion_shared.enrolment_tokens import Token
+
+    made = open_provisioned(folder)
+
+    def say(token: Token) -> None:
+        print(f"token for site {site}, {minutes:g} minutes, once:\n\n    {token.text()}\n")
+        print("give it to the site on a way that you trust, and to nobody else; there:")
+        print(f"asterion site join SITE_TOML --address {made.settings.hosts[0]}:{port} "
+              "--token TOKEN", flush=True)  # fmt: skip
+
+    shown = wait_for(made, site, say, port=port, seconds=60 * minutes, replace=replace)
+    print(f"site {site} is enrolled; fingerprint of its key: {shown}")
+
+
 def operator(
     folder: Folder,
     name: Annotated[str, typer.Argument(help="name of the operator")],

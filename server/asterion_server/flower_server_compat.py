@@ -21,6 +21,7 @@ from flwr.proto.control_pb2 import (
     RegisterNodeRequest,
     StartRunRequest,
     StopRunRequest,
+    UnregisterNodeRequest,
 )
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.proto.task_pb2 import Task
@@ -150,6 +151,7 @@ class FlowerNode:
     online: bool
     last_activated: str
     last_deactivated: str
+    number: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +215,7 @@ class Control:
                 n.status == "online",
                 n.last_activated_at,
                 n.last_deactivated_at,
+                n.node_id,
             )
             for n in nodes
             if n.status != "unregistered"
@@ -221,6 +224,10 @@ class Control:
     def enrol(self, name: str, public_key: bytes) -> None:
         """Enrol a site under its name and public key."""
         self._client.RegisterNode(RegisterNodeRequest(public_key=public_key, name=name))
+
+    def remove(self, number: int) -> None:
+        """Admit a site no longer; stock Flower never takes its key again."""
+        self._client.UnregisterNode(UnregisterNodeRequest(node_id=number))
 
     def start(self, bundle: bytes, config: Mapping[str, str]) -> int:
         """Submit a run; return its number."""

@@ -15,7 +15,7 @@ from asterion_shared.carrier import Carrier
 from asterion_shared.enrolment_files import ENROLMENT_SUFFIX, REQUEST_SUFFIX
 from asterion_shared.errors import FileProblemError, Problem
 from asterion_shared.key_files import check_private
-from asterion_shared.link.certificate_check import certificate_problems
+from asterion_shared.link.certificate_check import certificate_problems, site_problems
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
 
@@ -168,6 +168,13 @@ def own_problems(made: Provisioned, now: datetime | None = None) -> Iterator[Pro
         renew=f"run asterion server init {made.folder} again",
         now=now,
     )
+
+
+def papers_problems(made: Provisioned, now: datetime | None = None) -> Iterator[Problem]:
+    """What is wrong with the coordinator's or a site's certificate, or will soon be."""
+    yield from own_problems(made, now)
+    for site in made.settings.sites:
+        yield from site_problems(made.certificates(site), site, made.root_certificate, now)
 
 
 def check_key_files(made: Provisioned) -> None:

@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 
 from asterion_server.coordinator import check_port
-from asterion_server.keys import Provisioned, own_problems, private_files
+from asterion_server.keys import Provisioned, papers_problems, private_files
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
 from asterion_shared.connection_check import check_connection
@@ -20,7 +20,6 @@ from asterion_shared.errors import (
     Problem,
 )
 from asterion_shared.key_files import check_private
-from asterion_shared.link.certificate_check import site_problems
 
 LEAST_FREE_BYTES = 10 * 2**30
 
@@ -35,19 +34,12 @@ def check_coordinator(made: Provisioned, now: datetime | None = None) -> list[Pr
     Returns:
         Every problem with its fix, fatal ones and warnings; empty when all is well.
     """
-    problems = [*_certificate_problems(made, now), *_mode_problems(made)]
+    problems = [*papers_problems(made, now), *_mode_problems(made)]
     if made.settings.carrier == "link":
         problems += _database_problems(made)
     problems += _disk_problems(made.folder)
     problems += _port_problems(made)
     return problems
-
-
-def _certificate_problems(made: Provisioned, now: datetime | None) -> Iterator[Problem]:
-    yield from own_problems(made, now)
-    if made.settings.carrier == "link":
-        for site in made.settings.sites:
-            yield from site_problems(made.certificates(site), site, made.root_certificate, now)
 
 
 def _mode_problems(made: Provisioned) -> Iterator[Problem]:

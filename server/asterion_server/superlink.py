@@ -8,10 +8,19 @@ from threading import Event
 from types import TracebackType
 from typing import Self
 
+import httpx
+
 from asterion_server.control_proof import coordinator_prover
-from asterion_server.coordinator import CHECK_SECONDS, Say, check_port, restart, wait_until_up
+from asterion_server.coordinator import (
+    CHECK_SECONDS,
+    Say,
+    check_port,
+    papers_warnings,
+    restart,
+    wait_until_up,
+)
 from asterion_server.flower_server_compat import Control
-from asterion_server.keys import Provisioned, check_key_files
+from asterion_server.keys import Provisioned, check_key_files, open_provisioned
 from asterion_shared.child_process import Service, flower_environment
 from asterion_shared.files import make_folder
 
@@ -45,6 +54,7 @@ class FlowerCoordinator:
         logs = made.folder / "logs"
         here = {"ASTERION_COORDINATOR": str(made.folder.resolve())}
         self._flower = flower
+        self._enrolled_at = (0, 0)
         self.superlink = Service("superlink", superlink, logs / "superlink.log", environment)
         self.superexec = Service("superexec", superexec, logs / "superexec.log", environment | here)
 
@@ -81,22 +91,46 @@ class FlowerCoordinator:
 
     def keep_running(self, say: Say, stop: Event) -> None:
         """Start again what dies, until told to stop."""
+        papers = papers_warnings(self.made, say)
         while not stop.wait(CHECK_SECONDS):
+            papers.look_if_due()
             restart((self.superlink, self.superexec), say)
+            self._enrol_anew(say)
 
     def _stop(self) -> None:
         self.superexec.stop()
         self.superlink.stop()
 
-    def _enrol(self) -> None:
-        control = Control(
-            self.made.address, self.made.root_certificate, coordinator_prover(self.made)
-        )
+    def _enrol_anew(self, say: Say) -> None:
+        """Take up what ``asterion server enrol`` or ``revoke`` changed since the last look."""
+        if self._stamp() == self._enrolled_at:
+            return
         try:
-            known = {node.public_key: node.name for node in control.nodes()}
-            for site in self.made.settings.sites:
-                key = self.made.public_key(site).read_bytes()
-                if key not in known:
-                    control.enrol(site, key)
+            self._enrol()
+        except httpx.TransportError:
+            return  # the SuperLink is starting; the next look does it
+        except httpx.HTTPError as error:
+            self._enrolled_at = self._stamp()
+            say(f"the SuperLink did not take a change of the sites ({type(error).__name__}); see "
+                f"{self.superlink.log}")  # fmt: skip
+
+    def _enrol(self) -> None:
+        """Have the SuperLink know the enrolled keys, and no other."""
+        stamp, made = self._stamp(), open_provisioned(self.made.folder)
+        wanted = {made.public_key(site).read_bytes(): site for site in made.settings.sites}
+        control = Control(made.address, made.root_certificate, coordinator_prover(made))
+        try:
+            known = {node.public_key: node for node in control.nodes()}
+            for key in known.keys() - wanted.keys():
+                control.remove(known[key].number)
+            for key in wanted.keys() - known.keys():
+                control.enrol(wanted[key], key)
         finally:
             control.close()
+        self._enrolled_at = stamp
+
+    def _stamp(self) -> tuple[int, int]:
+        """When the sites or their keys changed last."""
+        enrolled = self.made.folder / "enrolled"
+        settings = self.made.folder / "coordinator.toml"
+        return settings.stat().st_mtime_ns, enrolled.stat().st_mtime_ns if enrolled.exists() else 0
