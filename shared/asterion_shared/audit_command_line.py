@@ -73,7 +73,8 @@ def show(
     for verdict in verify_trails(_files(files)):
         table = Table(title=f"Audit trail of {escape(verdict.side)}", box=box.SIMPLE_HEAD)
         table.add_column("number", justify="right")
-        for name in ("at", "kind", "run", "round", "what"):
+        table.add_column("at", no_wrap=True)
+        for name in ("kind", "run", "round", "what"):
             table.add_column(name, overflow="fold")
         for line in verdict.lines[-last:]:
             record = line.record
@@ -157,7 +158,8 @@ def _public_key(path: Path) -> "Ed25519PublicKey":
 
 
 def _print(verdict: "Verdict") -> None:
-    numbers = f"{len(verdict.lines):,} records in {len(verdict.files):,} files"
+    many = "s" if len(verdict.files) > 1 else ""
+    numbers = f"{len(verdict.lines):,} records in {len(verdict.files):,} file{many}"
     print(f"{verdict.side}: {numbers}; begins with key {' '.join(verdict.keys[:1]) or 'unknown'}")
     if len(verdict.keys) > 1:
         print(f"  signed since with {', '.join(verdict.keys[1:])}")
