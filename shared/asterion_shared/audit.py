@@ -108,13 +108,20 @@ class AuditTrail:
 
     @contextmanager
     def _opened(self) -> Iterator["_End"]:
-        try:
-            make_folder(self.folder, 0o700)
-            with (self.folder / "lock").open("a") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield _End(self)
-        except OSError as error:
-            raise DiskProblemError(self.folder, error.strerror or type(error).__name__) from error
+        with _locked(self.folder):
+            yield _End(self)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Be the one process and thread that has a trail open."""
+    try:
+        make_folder(folder, 0o700)
+        with (folder / "lock").open("a") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:
+        raise DiskProblemError(folder, error.strerror or type(error).__name__) from error
 
 
 def audit_public_key(folder: Path) -> str:
@@ -124,7 +131,8 @@ def audit_public_key(folder: Path) -> str:
         FileProblemError: the key can be read by others, or is none.
         DiskProblemError: it cannot be made or read.
     """
-    return public_pem(audit_key(folder))
+    with _locked(folder):
+        return public_pem(audit_key(folder))
 
 
 def trail_of_folder(folder: Path) -> AuditTrail:
@@ -216,7 +224,7 @@ class _End:
         self._continue()
 
     def _continue(self) -> None:
-        self.add("continued", facts={"public_key": audit_public_key(self._trail.folder)})
+        self.add("continued", facts={"public_key": public_pem(audit_key(self._trail.folder))})
 
     def _make_file(self, number: int) -> None:
         self.path = self._trail.folder / _name(number)

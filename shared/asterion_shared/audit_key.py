@@ -1,7 +1,5 @@
 """The Ed25519 key that one side signs its audit records with."""
 
-import os
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,8 +13,8 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_public_key,
 )
 
-from asterion_shared.errors import DiskProblemError, FileProblemError
-from asterion_shared.files import make_folder, sync_folder
+from asterion_shared.errors import FileProblemError
+from asterion_shared.key_files import read_private, require_private, write_private
 
 KEY, NEXT_KEY = "audit.key", "audit.key.next"
 """In the trail's folder: the key in use, and one that is about to take its place."""
@@ -25,7 +23,7 @@ BACK = "put it back from a backup; without it the trail cannot go on"
 
 
 def audit_key(folder: Path) -> Ed25519PrivateKey:
-    """The key of a trail; made on first use, with mode 0600 from its creation.
+    """The key of a trail; made on first use. The caller holds the trail's lock.
 
     Args:
         folder: of the trail.
@@ -33,36 +31,29 @@ def audit_key(folder: Path) -> Ed25519PrivateKey:
     Raises:
         FileProblemError: others can read it, it is not an Ed25519 key, or it is gone while its
             trail is here.
-        DiskProblemError: it cannot be made or read.
+        DiskProblemError: it cannot be made.
     """
     path = folder / KEY
-    try:
-        if not path.exists():
-            if any(folder.glob("audit-*.jsonl")):
-                raise FileProblemError(path, "the key is gone, its trail is here", BACK)
-            write_key(path, Ed25519PrivateKey.generate())
-        return read_key(path)
-    except OSError as error:
-        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    if not path.exists() and not any(folder.glob("audit-*.jsonl")):
+        write_key(path, Ed25519PrivateKey.generate())
+    return read_key(path)
 
 
 def read_key(path: Path) -> Ed25519PrivateKey:
     """A private key that is there.
 
     Raises:
-        FileProblemError: others can read it, or it is not an Ed25519 key.
-        OSError: it cannot be read.
+        FileProblemError: it is gone, others can read it, or it is not an Ed25519 key.
     """
+    require_private(path, BACK)
     known = path.stat()
-    if known.st_mode & 0o077:
-        raise FileProblemError(path, "others can read this key", f"chmod 600 {path}")
     return _read(path, known.st_ino, known.st_mtime_ns)
 
 
 @lru_cache(maxsize=16)
 def _read(path: Path, _inode: int, _modified: int) -> Ed25519PrivateKey:
     try:
-        key = load_pem_private_key(path.read_bytes(), None)
+        key = load_pem_private_key(read_private(path, BACK), None)
     except (ValueError, TypeError):
         key = None
     if not isinstance(key, Ed25519PrivateKey):
@@ -71,27 +62,12 @@ def _read(path: Path, _inode: int, _modified: int) -> Ed25519PrivateKey:
 
 
 def write_key(path: Path, key: Ed25519PrivateKey) -> None:
-    """Write a key that only its owner can read; of two processes at once the first one's stays.
+    """Write a key that only its owner can read.
 
     Raises:
-        OSError: the folder is not writable.
+        DiskProblemError: the folder is not writable.
     """
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    make_folder(path.parent, 0o700)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    part.unlink(missing_ok=True)
-    try:
-        part.touch(0o600, exist_ok=False)
-        with part.open("wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
-        # A link, unlike a rename, never replaces a key that another process just made.
-        with suppress(FileExistsError):
-            path.hardlink_to(part)
-    finally:
-        part.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    write_private(path, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
 
 
 def public_pem(key: Ed25519PrivateKey | Ed25519PublicKey) -> str:
