@@ -115,7 +115,7 @@ def verify_trails(
     Raises:
         FileProblemError: a file cannot be read, or holds no audit record.
     """
-    trails = _trails(files)
+    trails = sorted(_trails(files), key=lambda trail: trail.side)
     found = [_walked(trail, key) for trail in trails]
     found = [_against_told(verdict, found, head) for verdict in found]
     return tuple(_against_words(verdict, found) for verdict in found)
