@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from asterion_shared.errors import FileProblemError
-from asterion_shared.key_files import read_private, require_private, write_private
+from asterion_shared.key_files import read_private, check_private, write_private
 
 KEY, NEXT_KEY = "audit.key", "audit.key.next"
 """In the trail's folder: the key in use, and one that is about to take its place."""
@@ -45,7 +45,7 @@ def read_key(path: Path) -> Ed25519PrivateKey:
     Raises:
         FileProblemError: it is gone, others can read it, or it is not an Ed25519 key.
     """
-    require_private(path, BACK)
+    check_private(path, BACK)
     known = path.stat()
     return _read(path, known.st_ino, known.st_mtime_ns)
 

@@ -65,7 +65,7 @@ def test_only_the_owner_can_read_key_and_records(trail: AuditTrail) -> None:
 def test_a_key_that_others_can_read_stops_the_trail(trail: AuditTrail) -> None:
     trail.append("order")
     (trail.folder / "audit.key").chmod(0o640)
-    with pytest.raises(FileProblemError, match="others can read this key; chmod 600"):
+    with pytest.raises(FileProblemError, match="others can read it; chmod 600"):
         trail.append("order")
     assert len(lines_of(trail.folder)) == 2
     (trail.folder / "audit.key").chmod(0o600)
