@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from asterion_shared.errors import FileProblemError
-from asterion_shared.key_files import read_private, check_private, write_private
+from asterion_shared.key_files import check_private, read_private, write_private
 
 KEY, NEXT_KEY = "audit.key", "audit.key.next"
 """In the trail's folder: the key in use, and one that is about to take its place."""
