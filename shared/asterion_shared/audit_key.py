@@ -34,7 +34,9 @@ def audit_key(folder: Path) -> Ed25519PrivateKey:
         DiskProblemError: it cannot be made.
     """
     path = folder / KEY
-    if not path.exists() and not any(folder.glob("audit-*.jsonl")):
+    if not path.exists():
+        if any(folder.glob("audit-*.jsonl")):
+            raise FileProblemError(path, "the key is gone, its trail is here", BACK)
         write_key(path, Ed25519PrivateKey.generate())
     return read_key(path)
 
