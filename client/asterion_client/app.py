@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -13,6 +13,9 @@ from flwr.clientapp import ClientApp
 from asterion_client.egress import LOG as SITE_LOG
 from asterion_client.egress import code_of, describe, guarded, hashed, refusal, reply
 from asterion_client.settings import read_site_settings
+from asterion_client.site_audit import record_answer, record_order
+from asterion_shared.audit import FOLDER as AUDIT_FOLDER
+from asterion_shared.audit import AuditTrail
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
 from asterion_shared.messages import Order, Report, order_sha256
@@ -28,10 +31,12 @@ class Desk:
     Attributes:
         name: the site's own name; an order for another name is refused.
         answer: does the work; raises an error with a reason code to refuse.
+        audit: where orders and answers are written down before they count; None: nowhere.
     """
 
     name: str
     answer: Callable[[Order], Report]
+    audit: AuditTrail | None = None
 
 
 @dataclass(slots=True)
@@ -42,6 +47,8 @@ class _Memory:
     round: int = -1
     digest: str = ""
     content: RecordDict | None = None
+    plans: set[str] = field(default_factory=set)
+    """Hashes of those that came."""
 
 
 def client_app_of(desk_of: Callable[[Context], Desk]) -> ClientApp:
@@ -70,25 +77,58 @@ def client_app_of(desk_of: Callable[[Context], Desk]) -> ClientApp:
 def _content(
     message: Message, context: Context, desk_of: Callable[[Context], Desk], memory: _Memory
 ) -> RecordDict:
+    desk: Desk | None = None
+    addressed: AddressedOrder | None = None
     try:
-        addressed = decode_order(message.content)
         desk = desk_of(context)
+        addressed = decode_order(message.content)
         _check(addressed, desk, message, memory)
     except Exception as error:  # the last guard: whatever it is, only a code may leave
         code = code_of(error)
         SITE_LOG.warning("an order was refused: %s", describe(error, code))
-        return reply(refusal(code))
+        order = None if addressed is None else addressed.order
+        return _let_out(desk, reply(refusal(code)), order, unwritten=memory)
     order, digest = addressed.order, order_sha256(addressed.order, addressed.site)
     about = f"{order.run} {order.round}"
     if memory.content is not None and memory.digest == digest:
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
         return memory.content
-    answer = guarded(lambda: desk.answer(order), about=about)
-    content = reply(answer, order)
-    if isinstance(answer, Report):
+    answer = guarded(lambda: _work(desk, order, memory), about=about)
+    content = _let_out(desk, reply(answer, order), order)
+    if "report" in content:
         memory.digest, memory.content = digest, content
         SITE_LOG.info("order %s: %s answered", hashed(about), order.phase)
     return content
+
+
+def _work(desk: Desk, order: Order, memory: _Memory) -> Report:
+    _write_down(desk, order, memory)
+    return desk.answer(order)
+
+
+def _write_down(desk: Desk, order: Order, memory: _Memory) -> None:
+    if desk.audit is not None:
+        record_order(desk.audit, order, new_plan=order.plan.sha256 not in memory.plans)
+        memory.plans.add(order.plan.sha256)
+
+
+def _let_out(
+    desk: Desk | None, content: RecordDict, order: Order | None, unwritten: _Memory | None = None
+) -> RecordDict:
+    """An answer once it is on record; where it cannot be, no more than a code leaves.
+
+    An order that is ``unwritten`` so far is written down before its answer.
+    """
+    if desk is None or desk.audit is None:
+        return content
+    try:
+        if order is not None and unwritten is not None:
+            _write_down(desk, order, unwritten)
+        return record_answer(desk.audit, content, order)
+    except Exception as error:
+        code = code_of(error)
+        SITE_LOG.warning("the audit trail cannot go on: %s", describe(error, code))
+        return reply(refusal(code))
 
 
 def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Memory) -> None:
@@ -121,8 +161,9 @@ def desk_of_file(path: str) -> Desk:
     """The desk of a ``site.toml``; the same one, with its data and model warm, for each order."""
     from asterion_client.site_desk import SiteDesk
 
-    settings = read_site_settings(Path(path))
-    return Desk(settings.name, SiteDesk(settings, Path(path).resolve().parent).answer)
+    settings, folder = read_site_settings(Path(path)), Path(path).resolve().parent
+    trail = AuditTrail(folder / settings.state_folder / AUDIT_FOLDER, f"site:{settings.name}")
+    return Desk(settings.name, SiteDesk(settings, folder, trail).answer, trail)
 
 
 app = client_app_of(_desk_from_settings)

@@ -46,6 +46,7 @@ _STAGES = {
     "coordinator_not_trusted": "receiving",
     "budget_spent": "sending",
     "ledger_stopped": "receiving",
+    "audit_broken": "receiving",
     "no_roster": "receiving",
     "secure_sum_malformed": "receiving",
     "secure_sum_forged": "receiving",

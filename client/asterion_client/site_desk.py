@@ -7,6 +7,7 @@ from asterion_client.consent import Consent
 from asterion_client.day_book import day_book
 from asterion_client.settings import SiteSettings
 from asterion_client.site_worker import SiteWorker
+from asterion_shared.audit import AuditTrail
 from asterion_shared.messages import Order, Report
 
 
@@ -18,10 +19,12 @@ class SiteDesk:
         folder: where ``site.toml`` lies.
     """
 
-    def __init__(self, settings: SiteSettings, folder: Path) -> None:
+    def __init__(
+        self, settings: SiteSettings, folder: Path, audit: AuditTrail | None = None
+    ) -> None:
         self._days = day_book((folder / settings.state_folder).resolve())
         self._consent = Consent(settings, folder, self._days)
-        self._worker = SiteWorker(settings, folder)
+        self._worker = SiteWorker(settings, folder, audit)
 
     def answer(self, order: Order) -> Report:
         """Carry out an order.

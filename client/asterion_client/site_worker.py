@@ -19,9 +19,11 @@ from asterion_client.privacy_release import (
 )
 from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
+from asterion_client.site_audit import record_charge
 from asterion_client.site_history import remember, report_run
 from asterion_client.stored_reports import StoredReport
 from asterion_client.update_rounding import keep_residual, rounded, store_residual
+from asterion_shared.audit import AuditTrail
 from asterion_shared.cases import SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.link.steps import reached
@@ -40,10 +42,13 @@ class SiteWorker:
     Args:
         settings: the site's settings.
         folder: where ``site.toml`` lies; relative paths in it are meant from here.
+        audit: where charges are written down; None: nowhere.
     """
 
-    def __init__(self, settings: SiteSettings, folder: Path) -> None:
-        self.settings, self.folder = settings, folder
+    def __init__(
+        self, settings: SiteSettings, folder: Path, audit: AuditTrail | None = None
+    ) -> None:
+        self.settings, self.folder, self._audit = settings, folder, audit
         self._warm: tuple[str, str] | None = None
         self._data: SiteData | None = None
         self._workspace: Workspace | None = None
@@ -115,6 +120,8 @@ class SiteWorker:
         """Charge what is about to leave; the report that it leaves with tells the ledger's head."""
         payload_bytes = payload.tobytes()
         self._head = charge_release(self.settings, self.folder, order, data, payload_bytes)
+        if self._audit is not None and self._head is not None:
+            record_charge(self._audit, order, self._head)
 
     def data(self, run: str, plan: Plan) -> SiteData:
         """The site's cases for a run, read at its first order and checked at each later one."""

@@ -18,8 +18,10 @@ from asterion_server.keys import public_keys
 from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.open_orders import FILE as OPEN_ORDERS
+from asterion_server.round_audit import coordinator_trail, record_end, record_launch
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
+from asterion_shared.audit import AuditTrail
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, UserInputError
 from asterion_shared.events import Event, RunFinished, append_event
@@ -44,13 +46,19 @@ def main(grid: Grid, context: Context) -> None:
         msg = f"the run's name is {name!r}; it must be lower-case letters, digits, '_', '.', '-'"
         raise UserInputError(msg)
     coordinator = Path(os.environ[COORDINATOR_VARIABLE])
-    conduct(grid, RunFolder(coordinator / "runs" / name), LedgerHeads(coordinator / FOLDER))
+    conduct(
+        grid,
+        RunFolder(coordinator / "runs" / name),
+        LedgerHeads(coordinator / FOLDER),
+        coordinator_trail(coordinator),
+    )
 
 
 def conduct(
     grid: Grid,
     folder: RunFolder,
     heads: LedgerHeads | None = None,
+    audit: AuditTrail | None = None,
     *,
     carrier: Carrier = "flower",
 ) -> Result:
@@ -60,28 +68,44 @@ def conduct(
         grid: where the sites are.
         folder: the run's.
         heads: of the sites' privacy ledgers, over all runs; None: they are not remembered.
+        audit: the coordinator's trail; None: nothing is written down.
         carrier: what the grid is, for the result.
 
     Raises:
         AsterionError: the run ended early; ``problem.json`` says why.
     """
     with _log_to(folder.log):
-        return _conduct(grid, folder, heads, carrier)
+        return _conduct(grid, folder, heads, audit, carrier)
 
 
-def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None, carrier: Carrier) -> Result:
+def _conduct(
+    grid: Grid,
+    folder: RunFolder,
+    heads: LedgerHeads | None,
+    audit: AuditTrail | None,
+    carrier: Carrier,
+) -> Result:
     try:
         folder.write_process()
         launch = folder.read_launch()
         stopped = folder.stop_file.exists
-        plan = folder.read_plan()
+        plan, signature = folder.read_plan(), folder.read_signature()
+        if audit is not None:
+            record_launch(audit, folder.path.name, plan, launch.sites, signature)
+
+        def tell(event: Event) -> None:
+            if audit is not None:
+                record_end(audit, folder.path.name, event)
+            _tell(folder, plan, event)
+
         cohort = LiveCohort(
             grid,
             stop_requested=stopped,
             ledger_heads=heads,
-            signature=folder.read_signature(),
+            signature=signature,
+            audit=audit,
             open_orders=folder.path / OPEN_ORDERS,
-            emit=lambda event: _tell(folder, plan, event),
+            emit=tell,
         )
         missing = cohort.wait_for(launch.sites, launch.wait_seconds)
         if missing:
@@ -93,7 +117,7 @@ def _conduct(grid: Grid, folder: RunFolder, heads: LedgerHeads | None, carrier: 
             run=folder.path.name,
             expected_sites=launch.sites,
             carrier=carrier,
-            emit=lambda event: _tell(folder, plan, event),
+            emit=tell,
             plan_folder=Path(launch.plan_folder),
             verify=elliptic_verifier(public_keys(folder.path.parent.parent)),
         )

@@ -14,6 +14,7 @@ from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.live_line import GRACE_SECONDS, POLL_SECONDS, Line
 from asterion_server.live_round import LiveRound
 from asterion_server.open_orders import OpenOrders
+from asterion_shared.audit import AuditTrail
 from asterion_shared.events import Listener, ignore
 from asterion_shared.messages import Answer, Order
 from asterion_shared.signed_plan import PlanSignature
@@ -31,6 +32,8 @@ class LiveCohort:
         ledger_heads: what sites said of their privacy ledgers; None: nothing is remembered.
         signature: an operator's under plan and run, which goes with every order; None: nobody
             signed, and sites that decide refuse.
+        audit: the coordinator's trail: orders are on record before they are sent, and what came of
+            them before the round goes on; None: nothing is written down.
         open_orders: file for orders of late sites that stay open; None: they end with this process.
         emit: is told of sites that are waited for.
         now, wall, pause: a clock that never goes back, the time of day, and the sleep, which may
@@ -45,6 +48,7 @@ class LiveCohort:
         grace_seconds: float = GRACE_SECONDS,
         ledger_heads: LedgerHeads | None = None,
         signature: PlanSignature | None = None,
+        audit: AuditTrail | None = None,
         open_orders: Path | None = None,
         emit: Listener = ignore,
         now: Callable[[], float] = time.monotonic,
@@ -57,6 +61,7 @@ class LiveCohort:
             grace_seconds=grace_seconds,
             heads=ledger_heads,
             signature=signature,
+            audit=audit,
             open_orders=OpenOrders(open_orders),
             emit=emit,
             now=now,
@@ -108,7 +113,9 @@ class LiveCohort:
 
         Raises:
             RunStoppedError: somebody stopped the run.
-            DiskProblemError: the head of a site's ledger, or an open order, cannot be kept.
+            DiskProblemError: the head of a site's ledger, an open order or a record of the audit
+                trail cannot be kept.
             FileProblemError: one that was kept cannot be read.
+            AuditBrokenError: the audit trail was changed.
         """
         return LiveRound(self._line, order, sites).answers()

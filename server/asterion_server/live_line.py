@@ -10,6 +10,7 @@ from flwr.serverapp import Grid
 
 from asterion_server.ledger_heads import LedgerHeads
 from asterion_server.open_orders import OpenOrders
+from asterion_shared.audit import AuditTrail
 from asterion_shared.errors import RunStoppedError
 from asterion_shared.events import Listener, ignore
 from asterion_shared.signed_plan import PlanSignature
@@ -65,6 +66,7 @@ class Line:
         grace_seconds: how long a site that went away may take to come back.
         heads: what sites said of their privacy ledgers; None: nothing is remembered.
         signature: an operator's under plan and run, for every order; None: nobody signed.
+        audit: the coordinator's trail; None: nothing is written down.
         open_orders: of late sites, beyond their round.
         emit: is told of sites that are waited for.
         now: a clock that never goes back, s.
@@ -78,6 +80,7 @@ class Line:
     grace_seconds: float = GRACE_SECONDS
     heads: LedgerHeads | None = None
     signature: PlanSignature | None = None
+    audit: AuditTrail | None = None
     open_orders: OpenOrders = field(default_factory=OpenOrders)
     emit: Listener = ignore
     now: Callable[[], float] = time.monotonic

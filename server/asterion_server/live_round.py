@@ -14,6 +14,8 @@ from asterion_server.flower_server_compat import (
 )
 from asterion_server.live_line import NODES_SECONDS, Line
 from asterion_server.open_orders import OpenOrder
+from asterion_server.round_audit import RoundAudit
+from asterion_shared.audit_records import Head
 from asterion_shared.errors import ReportRejectedError
 from asterion_shared.events import SiteAwaited
 from asterion_shared.flower_messages import (
@@ -81,9 +83,19 @@ class LiveRound:
             self._take_up(rounds.most_stale)
         self._nodes = line.nodes()
         self._looked = line.now()
+        self._audit = RoundAudit(line.audit, order)
+        self._audit_head: Head | None = None
 
     def answers(self) -> Iterator[Answer]:
         """One answer a site, as they come."""
+        asked = [site for site, asked in self._asked.items() if not asked.message]
+        self._audit_head = self._audit.begin(asked)
+        try:
+            yield from self._answers()
+        finally:
+            self._audit.close()
+
+    def _answers(self) -> Iterator[Answer]:
         for site, asked in list(self._asked.items()):
             if asked.message:
                 continue  # an open order, which is with the site
@@ -134,7 +146,12 @@ class LiveRound:
     def _send(self, site: str) -> None:
         node, asked, line = self._nodes[site], self._asked[site], self._line
         head = None if self._heads is None else self._heads.of(site)
-        order = replace(self._order, ledger_head=head, signature=self._line.signature)
+        order = replace(
+            self._order,
+            ledger_head=head,
+            signature=self._line.signature,
+            audit_head=self._audit_head,
+        )
         content = encode_order(order, site, self._weights)
         stays = self._waits or self._carries
         message = Message(
@@ -178,6 +195,9 @@ class LiveRound:
             answer = decode_answer(reply.content, site, self._size, kind)
         except ReportRejectedError as error:
             answer = NoReport(site=site, outcome="failed", code=error.code, stage="receiving")
+            self._audit.nothing_came(site, f"rejected {error.code}")
+        else:
+            self._audit.came(site, reply.content, answer)
         if isinstance(answer, Report):
             if self._heads is not None and answer.ledger_head is not None:
                 self._heads.keep(site, answer.ledger_head)
@@ -308,6 +328,7 @@ class LiveRound:
 
     def _give_up(self, site: str, answer: NoReport) -> NoReport:
         asked = self._asked[site]
+        self._audit.nothing_came(site, answer.code or answer.outcome)
         if self._carries and asked.message and answer.code in ("", "unreachable"):
             self._leave_open(site, asked)
             del self._asked[site]

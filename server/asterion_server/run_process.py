@@ -14,6 +14,7 @@ from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.link_grid import LinkGrid
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
+from asterion_server.round_audit import coordinator_trail
 from asterion_server.run_folder import RunFolder
 from asterion_shared.child_process import watch_parent
 from asterion_shared.errors import AsterionError
@@ -35,7 +36,8 @@ def main() -> None:
             store = LinkStore(database_url(made))
             grid = LinkGrid(store, made.folder, given.run, most_stale=stale)
             try:
-                conduct(grid, folder, LedgerHeads(made.folder / FOLDER), carrier="link")
+                heads, trail = LedgerHeads(made.folder / FOLDER), coordinator_trail(made.folder)
+                conduct(grid, folder, heads, trail, carrier="link")
             finally:
                 if folder.has_ended:
                     grid.close()

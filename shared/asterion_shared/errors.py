@@ -4,7 +4,8 @@ AsterionError                  1
 ├── UserInputError             2    a command was asked for something that cannot be
 │   ├── SettingsError         10    a plan or a site.toml is wrong; lists every problem
 │   ├── FileProblemError      11    a file is missing, unreadable or not what it says
-│   │   └── LedgerStoppedError 25    a site's privacy ledger lacks what it once had
+│   │   ├── LedgerStoppedError 25    a site's privacy ledger lacks what it once had
+│   │   └── AuditBrokenError  26    an audit trail was changed, or is none
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
 │   ├── MissingExtraError     14    an optional package is needed and not installed
@@ -89,6 +90,16 @@ class LedgerStoppedError(FileProblemError):
 
     code = "ledger_stopped"
     exit_code = 25
+
+
+class AuditBrokenError(FileProblemError):
+    """An audit trail was changed after it was written, contradicts the other side's, or is none.
+
+    ``code`` is safe to send away from the site.
+    """
+
+    code = "audit_broken"
+    exit_code = 26
 
 
 class DataProblemError(UserInputError):

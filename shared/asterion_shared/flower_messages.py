@@ -6,7 +6,6 @@ statistics as lists of numbers) or a refusal (a code and a stage). Decoding is s
 missing or oversized parts are refused, because the other side may be broken or hostile.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,8 +26,6 @@ from asterion_shared.messages import (
 )
 from asterion_shared.metrics import Statistic
 from asterion_shared.plan import parse_plan
-from asterion_shared.settings_files import validate
-from asterion_shared.signed_plan import PlanSignature
 from asterion_shared.transport_settings import UpdateKind
 from asterion_shared.vector_records import (
     MOST_WEIGHTS,
@@ -36,6 +33,14 @@ from asterion_shared.vector_records import (
     update_of,
     vector_of,
     vector_record,
+)
+from asterion_shared.wire_fields import (
+    AUDIT_HEAD,
+    LEDGER_HEAD,
+    SIGNATURE,
+    audit_head_of,
+    ledger_head_of,
+    signature_of,
 )
 
 FORMAT = 1
@@ -67,16 +72,8 @@ _SUM = {"format": int, "id": str, "of": str, "step": str, "sites": list, "size":
 _COUNTS = ("num_examples", "num_test", "num_bad_files", "num_steps")
 _REPORT = dict.fromkeys(_COUNTS, int) | {"format": int, "manifest_sha256": str, "seconds": float}
 _SUM_MESSAGE = {"format": int, "message": bytes}
-_HEAD: dict[str, type] = {"ledger_head": str}
-"""In an order or a report of a private run only."""
-
 _RUN = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 """A run's name is a folder's at the site."""
-
-_SIGNATURE: dict[str, type] = {"signature": str}
-"""In an order of a signed plan only."""
-
-MOST_SIGNATURE_BYTES = 1024
 
 _REFUSAL = {"format": int, "code": str, "stage": str}
 
@@ -119,6 +116,8 @@ def encode_order(order: Order, site: str, weights: ArrayRecord | None = None) ->
     }
     if order.ledger_head is not None:
         fields["ledger_head"] = order.ledger_head
+    if order.audit_head is not None:
+        fields["audit_head"] = str(order.audit_head)
     if order.signature is not None:
         fields["signature"] = order.signature.model_dump_json()
     content["order"] = ConfigRecord(fields)
@@ -147,9 +146,9 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             not hold here.
     """
     try:
-        known = _ORDER | _present(content, "order", _HEAD | _SIGNATURE)
+        known = _ORDER | _present(content, "order", LEDGER_HEAD | AUDIT_HEAD | SIGNATURE)
         fields = _fields(content, "order", known, also=("weights", "sum"))
-        head = _head(fields)
+        head, audit_head = ledger_head_of(fields), audit_head_of(fields)
         if fields["phase"] not in MESSAGE_TYPES:
             _fail(f"phase is {fields['phase']!r:.40}")
         if _RUN.fullmatch(fields["run"]) is None:
@@ -165,7 +164,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
             _fail(f"phase is {fields['phase']!r}, which a sum's step does not fit")
         step = _sum_order(content, fields["site"]) if "sum" in content else None
         plan = parse_plan(fields["plan"], "the order's plan")
-        signature = _signature(fields)
+        signature = signature_of(fields)
     except (AsterionError, ValueError) as error:
         msg = f"the order cannot be read ({error}); install the coordinator's version of asterion"
         raise OrderRefusedError(msg, code="plan_invalid") from None
@@ -181,6 +180,7 @@ def decode_order(content: RecordDict) -> AddressedOrder:
         sum=step,
         ledger_head=head,
         signature=signature,
+        audit_head=audit_head,
     )
     return AddressedOrder(fields["site"], order)
 
@@ -251,8 +251,10 @@ def decode_answer(
     """
     try:
         if "refusal" in content:
-            fields = _fields(content, "refusal", _REFUSAL, also=())
-            return _no_report(site, fields["code"], fields["stage"])
+            fields = _fields(
+                content, "refusal", _REFUSAL | _present(content, "refusal", AUDIT_HEAD), also=()
+            )
+            return _no_report(site, fields)
         return _report(content, site, size, kind)
     except ValueError as error:
         raise ReportRejectedError(site, "report_rejected", str(error)) from None
@@ -279,16 +281,18 @@ def _config_bytes(value: object) -> int:
     return 1 if isinstance(value, bool) else 8
 
 
-def _no_report(site: str, code: str, stage: str) -> NoReport:
+def _no_report(site: str, fields: Mapping[str, Any]) -> NoReport:
+    code, stage = fields["code"], fields["stage"]
     if code not in REASON_CODES or stage not in STAGES:
         _fail(f"unknown code {code!r:.40} or stage {stage!r:.40}")
     outcome: Literal["failed", "refused"] = "failed" if code in FAILURES else "refused"
-    return NoReport(site=site, outcome=outcome, code=code, stage=stage)
+    head = audit_head_of(fields)
+    return NoReport(site=site, outcome=outcome, code=code, stage=stage, audit_head=head)
 
 
 def _report(content: RecordDict, site: str, size: int | None, kind: UpdateKind) -> Report:
     summed = ("sum",) if "sum" in content else ()
-    known = _REPORT | _present(content, "report", {"train_loss": float} | _HEAD)
+    known = _REPORT | _present(content, "report", {"train_loss": float} | LEDGER_HEAD | AUDIT_HEAD)
     fields = _fields(content, "report", known, also=("kinds", "statistics", "update", *summed))
     for name in _COUNTS:
         if not 0 <= fields[name] < 2**53:
@@ -310,7 +314,8 @@ def _report(content: RecordDict, site: str, size: int | None, kind: UpdateKind) 
         seconds=fields["seconds"],
         bytes_up=num_bytes(content),
         sum_message=_typed(content, "sum", _SUM_MESSAGE)["message"] if summed else b"",
-        ledger_head=_head(fields),
+        ledger_head=ledger_head_of(fields),
+        audit_head=audit_head_of(fields),
     )
 
 
@@ -338,29 +343,6 @@ def _present(content: RecordDict, name: str, types: Mapping[str, type]) -> dict[
     record = content.get(name)
     there = record if isinstance(record, ConfigRecord) else {}
     return {key: kind for key, kind in types.items() if key in there}
-
-
-def _head(fields: Mapping[str, Any]) -> str | None:
-    head: str | None = fields.get("ledger_head")
-    if head is not None and re.fullmatch(r"[0-9a-f]{64}", head) is None:
-        _fail("ledger_head is not 64 hexadecimal digits")
-    return head
-
-
-def _signature(fields: Mapping[str, Any]) -> PlanSignature | None:
-    text: str | None = fields.get("signature")
-    if text is None:
-        return None
-    if len(text) > MOST_SIGNATURE_BYTES:
-        _fail(f"the signature has {len(text)} bytes, allowed are {MOST_SIGNATURE_BYTES}")
-    return validate(PlanSignature, _table(text), "the order's signature")
-
-
-def _table(text: str) -> dict[str, Any]:
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        _fail("the signature is not a table")
-    return values
 
 
 def _fields(

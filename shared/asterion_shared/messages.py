@@ -8,6 +8,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from asterion_shared.audit_records import Head
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
@@ -20,6 +21,7 @@ SumStep = Literal["keys", "reveal", "shares", "masked", "agree", "unmask"]
 """The steps of a secure sum, in order; ``docs/secure-sum.md`` has them."""
 
 REASON_CODES: dict[str, str] = {
+    "audit_broken": "the site's audit trail was changed; a person there decides",
     "no_consent": "the site's settings have no [consent], so it agrees to nothing",
     "unsigned_plan": "no operator has signed the plan",
     "unknown_operator": "the site does not run plans of the operator who signed this one",
@@ -116,6 +118,7 @@ class Order:
         ledger_head: in an order to one site, the head of its privacy ledger that the coordinator
             was told last, 64 hex digits; None: never told, or the plan is not private.
         signature: an operator's, under plan and run; None: nobody signed.
+        audit_head: of the coordinator's audit trail; None: it has none.
     """
 
     run: str
@@ -130,13 +133,14 @@ class Order:
     clip_norm: float | None = None
     ledger_head: str | None = None
     signature: PlanSignature | None = None
+    audit_head: Head | None = None
 
 
 def order_sha256(order: Order, site: str = "") -> str:
     """Hash of what an order asks, 64 hex digits.
 
-    Deadline, ledger head and signature are not in it: they may be others when the same order is
-    sent again.
+    Deadline, heads and signature are not in it: they may be others when the same order is sent
+    again.
 
     Args:
         order: of any phase.
@@ -182,6 +186,7 @@ class Report:
         late_seconds: how long after the deadline it came where the round waits; 0 in time. The
             coordinator fills it in.
         made_for: the earlier round that its order was for, where it is carried over; else None.
+        audit_head: of the site's audit trail, once it says that this report leaves; None: none.
     """
 
     site: str
@@ -203,6 +208,7 @@ class Report:
     transfer_seconds: float = 0.0
     late_seconds: float = 0.0
     made_for: int | None = None
+    audit_head: Head | None = None
 
     @property
     def is_bare(self) -> bool:
@@ -238,12 +244,14 @@ class NoReport:
         code: one of :data:`REASON_CODES`; empty when late.
         stage: what it was doing: ``receiving``, ``reading data``, ``training``, ``evaluating``,
             ``sending`` or ``""``.
+        audit_head: of the site's audit trail, once it says that this refusal leaves; None: none.
     """
 
     site: str
     outcome: Literal["refused", "failed", "late"]
     code: str = ""
     stage: str = ""
+    audit_head: Head | None = None
 
 
 Answer = Report | NoReport

@@ -16,6 +16,8 @@ from tests.live.conftest import SITES
 from asterion_client.privacy_ledger_audit import export_ledger
 from asterion_server.asked_rounds import times_asked
 from asterion_server.link_paths import blobs_of_orders
+from asterion_shared.audit import trail_files
+from asterion_shared.audit_verify import verify_trails
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import from_wire
 from asterion_shared.result import Result
@@ -64,7 +66,16 @@ def judge(harness: Harness, case: Case, played: Played) -> Verdict:
     doubled, wrong = _releases(harness, played.run) if private else (0, [])
     faults += [*differs, *wrong, *_reports(harness, played.run), *_left_over(harness, played.run)]
     faults += _trained_again(case, played)
+    faults += _trail_problems(harness)
     return Verdict(lost, bool(differs), doubled, tuple(faults))
+
+
+def _trail_problems(harness: Harness) -> list[str]:
+    """What is wrong with the audit trails of all sides, beside each other."""
+    sites = (harness.federation.root / "sites" / name / "state" for name in SITES)
+    folders = [folder / "audit" for folder in (harness.made.folder, *sites)]
+    found = verify_trails(file for folder in folders for file in trail_files(folder))
+    return [str(verdict.problem) for verdict in found if verdict.problem is not None]
 
 
 def _lost_rounds(result: Result) -> int:

@@ -10,8 +10,10 @@ from hypothesis.extra import numpy as arrays
 from tests.flower.conftest import make_order, make_plan, make_report
 
 from asterion_shared import flower_messages as fm
+from asterion_shared.audit_records import Head
 from asterion_shared.errors import OrderRefusedError, ReportRejectedError
-from asterion_shared.messages import REASON_CODES, NoReport, Report
+from asterion_shared.link.records import with_audit_head
+from asterion_shared.messages import REASON_CODES, NoReport, Report, order_sha256
 from asterion_shared.metrics import Statistic
 from asterion_shared.plan import Plan
 from asterion_shared.vector_records import VECTOR_TYPE
@@ -74,6 +76,39 @@ def test_the_head_of_a_ledger_comes_back_or_is_absent(plan: Plan) -> None:
         got = fm.decode_answer(content, "north", 3)
         assert isinstance(got, Report)
         assert got.ledger_head == one
+
+
+def test_the_head_of_an_audit_trail_comes_back_or_is_absent(plan: Plan) -> None:
+    for head in (Head(0, "0123456789abcdef" * 4), Head(10**17, "a" * 64), None):
+        order = make_order(plan, audit_head=head)
+        content = over_the_wire(fm.encode_order(order, "north"))
+        assert fm.decode_order(content).order.audit_head == head
+        assert ("audit_head" in content["order"]) == (head is not None)
+        assert order_sha256(order) == order_sha256(make_order(plan))
+        for answer in (
+            fm.encode_report(make_report(order)),
+            fm.encode_refusal(fm.Refusal("no_data")),
+        ):
+            told = answer if head is None else with_audit_head(answer, head)
+            got = fm.decode_answer(over_the_wire(told), "north", 3)
+            assert got.audit_head == head
+
+
+NO_HEADS = ["", "1", "a:" + "0" * 64, "-1:" + "0" * 64, "01:" + "0" * 64, "1:" + "0" * 63,
+            "1:" + "A" * 64, "1:" + "0" * 64 + "\n", "1" * 19 + ":" + "0" * 64, 1]  # fmt: skip
+
+
+@pytest.mark.parametrize("head", NO_HEADS)
+def test_what_is_no_head_of_an_audit_trail_is_refused(plan: Plan, head: object) -> None:
+    refusal = fm.encode_refusal(fm.Refusal("no_data"))
+    refusal["refusal"]["audit_head"] = head
+    for answer in (refusal, _with("report", audit_head=head)):
+        with pytest.raises(ReportRejectedError):
+            fm.decode_answer(answer, "north", 3)
+    order = fm.encode_order(make_order(plan), "north")
+    order["order"]["audit_head"] = head
+    with pytest.raises(OrderRefusedError):
+        fm.decode_order(order)
 
 
 def _with(record: str, **fields: object) -> RecordDict:

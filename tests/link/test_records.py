@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asterion_shared.audit_records import Head
 from asterion_shared.blocks import is_mapped
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.blobs import BlobStore
@@ -16,9 +17,11 @@ from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.link.records import (
     MOST_RECORDS_BYTES,
     VOLATILE,
+    content_sha256,
     order_key,
     pack,
     unpack,
+    with_audit_head,
 )
 from asterion_shared.vector_records import BufferArray
 
@@ -194,10 +197,40 @@ def test_the_key_covers_all_that_is_asked() -> None:
 
 def test_the_key_leaves_out_what_may_differ_from_delivery_to_delivery() -> None:
     base = key_of(order())
-    assert set(VOLATILE) == {"deadline_seconds", "ledger_head"}
+    assert set(VOLATILE) == {"deadline_seconds", "ledger_head", "audit_head"}
     assert key_of(order(deadline_seconds=1.0)) == base
     assert key_of(order(ledger_head="cd")) == base
+    assert key_of(order(audit_head="1:ab")) == base
     assert key_of(order(), lossless=True) == base
+
+
+def test_the_hash_of_an_answer_covers_all_but_the_trail_s_head() -> None:
+    base = content_sha256(order())
+    changes = [
+        {"run": "s"}, {"round": 4}, {"round": 3.0}, {"ledger_head": "cd"}, {"more": 1}, {"x": 2.0},
+        {"sites": ["a,b"]}, {"data": b"12345679"}, {"dtype": "int32"}, {"shape": (1, 2)},
+        {"array": "matrix"}, {"record": "others"},
+    ]  # fmt: skip
+    hashes = [base, *(content_sha256(order(**change)) for change in changes)]
+    assert len(set(hashes)) == len(hashes)
+    assert content_sha256(order(audit_head="1:ab")) == base
+    turned = RecordDict({
+        name: type(record)(dict(reversed(record.items())))
+        for name, record in reversed(order().items())
+    })  # fmt: skip
+    assert content_sha256(turned) == base
+
+
+def test_a_head_is_put_into_the_answer_and_nowhere_else() -> None:
+    head = Head(3, "a" * 64)
+    for name in ("report", "refusal"):
+        content = RecordDict({name: ConfigRecord({"code": "x"}), "kinds": ConfigRecord({"a": "b"})})
+        told = with_audit_head(content, head)
+        assert plain(told) == plain(RecordDict({
+            name: ConfigRecord({"code": "x", "audit_head": str(head)}),
+            "kinds": ConfigRecord({"a": "b"}),
+        }))  # fmt: skip
+        assert content_sha256(told) == content_sha256(content)
 
 
 @given(CONTENT, CONTENT)

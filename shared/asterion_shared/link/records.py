@@ -11,11 +11,12 @@ from typing import Any
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from google.protobuf.message import DecodeError
 
+from asterion_shared.audit_records import Head
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.vector_records import BufferArray
 
-VOLATILE = ("deadline_seconds", "ledger_head")
+VOLATILE = ("deadline_seconds", "ledger_head", "audit_head")
 """Settings of an order that may differ from delivery to delivery: they are not in its key."""
 
 MOST_RECORDS_BYTES = 2**27
@@ -128,6 +129,41 @@ def order_key(site: str, content: RecordDict, parcel: Parcel) -> bytes:
     for part in parcel.parts[1:]:
         digest.update(bytes.fromhex(part.id))
     return digest.digest()
+
+
+def content_sha256(content: RecordDict) -> str:
+    """SHA-256 of all that an answer says but its ``audit_head``, 64 hex digits.
+
+    It does not depend on the order of records and fields, which a carrier may change.
+    """
+    steady, arrays = RecordDict(), list[Any]()
+    for name, record in sorted(content.items()):
+        if isinstance(record, ArrayRecord):
+            same = ArrayRecord()
+            for key, array in sorted(record.items()):
+                same[key] = array
+                arrays.append(array.data)
+            steady[name] = same
+        elif isinstance(record, ConfigRecord):
+            plain = {key: record[key] for key in sorted(record) if key != "audit_head"}
+            steady[name] = ConfigRecord(plain)
+        else:
+            steady[name] = MetricRecord({key: record[key] for key in sorted(record)})
+    digest = hashlib.sha256(b"asterion answer\n")
+    digest.update(hashlib.sha256(_described(steady)).digest())
+    for data in arrays:
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
+
+
+def with_audit_head(content: RecordDict, head: Head) -> RecordDict:
+    """The same report or refusal, with the head of the site's audit trail."""
+    out = RecordDict()
+    for name, record in content.items():
+        if name in ("report", "refusal") and isinstance(record, ConfigRecord):
+            record = ConfigRecord({**record, "audit_head": str(head)})
+        out[name] = record
+    return out
 
 
 def _values(record: Mapping[str, Any]) -> wire.Values:
