@@ -41,6 +41,7 @@ _STAGES = {
     "no_data": "reading data",
     "too_many_bad_files": "reading data",
     "unknown_patients": "reading data",
+    "too_few_patients": "reading data",
     "no_privacy_budget": "receiving",
     "coordinator_not_trusted": "receiving",
     "budget_spent": "sending",

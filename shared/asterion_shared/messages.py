@@ -24,6 +24,7 @@ REASON_CODES: dict[str, str] = {
     "layout_mismatch": "the network differs between the coordinator and the site",
     "no_data": "the site has no readable example for this plan",
     "too_many_bad_files": "more files are unreadable than the site allows",
+    "too_few_patients": "the site has fewer patients than it trains on or counts",
     "unknown_patients": "patients are protected and a case does not say whose it is",
     "no_privacy_budget": "the plan is private and the site has set no limit of its own",
     "coordinator_not_trusted": "the coordinator could read updates, which the site does not allow",
