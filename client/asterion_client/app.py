@@ -12,6 +12,7 @@ from flwr.clientapp import ClientApp
 
 from asterion_client.egress import LOG as SITE_LOG
 from asterion_client.egress import code_of, describe, guarded, hashed, refusal, reply
+from asterion_client.egress_log import EgressLog
 from asterion_client.settings import read_site_settings
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
@@ -28,10 +29,13 @@ class Desk:
     Attributes:
         name: the site's own name; an order for another name is refused.
         answer: does the work; raises an error with a reason code to refuse.
+        log: where what leaves is put on record before it does; None: nowhere, nothing leaves the
+            machine.
     """
 
     name: str
     answer: Callable[[Order], Report]
+    log: EgressLog | None = None
 
 
 @dataclass(slots=True)
@@ -70,24 +74,42 @@ def client_app_of(desk_of: Callable[[Context], Desk]) -> ClientApp:
 def _content(
     message: Message, context: Context, desk_of: Callable[[Context], Desk], memory: _Memory
 ) -> RecordDict:
+    log: EgressLog | None = None
+    order: Order | None = None
     try:
-        addressed = decode_order(message.content)
         desk = desk_of(context)
+        log = desk.log
+        addressed = decode_order(message.content)
+        order = addressed.order
         _check(addressed, desk, message, memory)
     except Exception as error:  # the last guard: whatever it is, only a code may leave
         code = code_of(error)
         SITE_LOG.warning("an order was refused: %s", describe(error, code))
-        return reply(refusal(code))
-    order, digest = addressed.order, order_sha256(addressed.order, addressed.site)
+        return _recorded(log, order, reply(refusal(code)))
+    digest = order_sha256(order, addressed.site)
     about = f"{order.run} {order.round}"
     if memory.content is not None and memory.digest == digest:
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
-        return memory.content
+        return _recorded(log, order, memory.content)
     answer = guarded(lambda: desk.answer(order), about=about)
     content = reply(answer, order)
-    if isinstance(answer, Report):
+    leaves = _recorded(log, order, content)
+    if isinstance(answer, Report) and leaves is content:
         memory.digest, memory.content = digest, content
         SITE_LOG.info("order %s: %s answered", hashed(about), order.phase)
+    return leaves
+
+
+def _recorded(log: EgressLog | None, order: Order | None, content: RecordDict) -> RecordDict:
+    """The reply once it is on record, or a bare refusal when it cannot be put there."""
+    if log is None:
+        return content
+    try:
+        log.write(order, content)
+    except Exception as error:  # what is not on record does not leave, whatever the reason
+        code = code_of(error)
+        SITE_LOG.warning("a reply cannot be put on record: %s", describe(error, code))
+        return reply(refusal(code))
     return content
 
 
@@ -121,8 +143,9 @@ def desk_of_file(path: str) -> Desk:
     """The desk of a ``site.toml``; the same one, with its data and model warm, for each order."""
     from asterion_client.site_worker import SiteWorker
 
-    settings = read_site_settings(Path(path))
-    return Desk(settings.name, SiteWorker(settings, Path(path).resolve().parent).answer)
+    settings, folder = read_site_settings(Path(path)), Path(path).resolve().parent
+    log = EgressLog(folder / settings.state_folder, settings.name)
+    return Desk(settings.name, SiteWorker(settings, folder).answer, log)
 
 
 app = client_app_of(_desk_from_settings)

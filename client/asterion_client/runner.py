@@ -5,7 +5,6 @@ rounds; Flower's own way starts a new Python for every message. It is started by
 """
 
 import argparse
-import logging
 import os
 import signal
 import time
@@ -19,6 +18,7 @@ from asterion_client.egress import LOG, describe
 from asterion_client.flower_client_compat import TaskSource
 from asterion_client.flower_daemon import READY
 from asterion_client.settings import read_site_settings
+from asterion_client.site_log import keep_log_clean
 from asterion_shared.child_process import watch_parent
 
 POLL_SECONDS = 0.25
@@ -50,9 +50,7 @@ def main() -> None:
     given = parser.parse_args()
     watch_parent()
     os.environ[SITE_VARIABLE] = str(given.site)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    # The clients below log addresses and retries at INFO; only our own lines are wanted.
-    LOG.setLevel(logging.INFO)
+    keep_log_clean()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
