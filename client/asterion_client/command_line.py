@@ -107,8 +107,7 @@ def egress(
 
     settings = read_site_settings(site_toml)
     if fields:
-        rows = field_rows()
-        for row in [rows] if as_json else rows:
+        for row in field_rows():
             print(json.dumps(row) if as_json else "; ".join(f"{k}: {v}" for k, v in row.items()))
         return
     state = site_toml.resolve().parent / settings.state_folder

@@ -1,8 +1,9 @@
 """What may leave a site. The only functions that put something into a reply.
 
 Every field of a report is checked against :data:`asterion_client.egress_fields.FIELDS`, and every
-failure is turned into a code: an exception's text may hold a path, a name or a header value, so it never leaves,
-and the site's own log gets only the kind of exception, where it was raised, and a hashed run.
+failure is turned into a code: an exception's text may hold a path, a name or a header value, so it
+never leaves, and the site's own log gets only the kind of exception, where it was raised, and a
+hashed run.
 """
 
 import errno
