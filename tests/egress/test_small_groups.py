@@ -88,9 +88,7 @@ def test_no_bin_that_leaves_has_fewer_than_k_patients(rows: list[Row], k: int) -
 
 
 @given(rows_of(2), st.integers(2, 7))
-def test_no_cell_of_the_other_statistics_has_fewer_than_k_patients(
-    rows: list[Row], k: int
-) -> None:
+def test_no_cell_of_the_other_statistics_has_fewer_than_k_patients(rows: list[Row], k: int) -> None:
     raw, noted = measured(rows, plan_of())
     left = shareable(raw, k, noted)
     called = [int(np.float32(p) > np.float32(1 - p)) for _, _, p in rows]

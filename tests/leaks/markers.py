@@ -41,7 +41,9 @@ def forms() -> dict[str, dict[str, bytes]]:
         for shift in range(3):
             # The first and last digits of base64 depend on what stands beside the marker.
             coded = base64.b64encode(b"\0" * shift + plain + b"\0" * 3)
-            found[name][f"base64 {shift}"] = coded[4 if shift else 0 : (shift + len(plain)) // 3 * 4]
+            found[name][f"base64 {shift}"] = coded[
+                4 if shift else 0 : (shift + len(plain)) // 3 * 4
+            ]
     for name, values in NUMBERS.items():
         kinds = ["<f4", ">f4", "<f8", ">f8"]
         kinds += ["<i2", ">i2"] if all(float(v).is_integer() for v in values) else []

@@ -239,12 +239,13 @@ def flower_replies(folder: Path, contents: list[tuple[RecordDict, str]]) -> list
     return replies
 
 
-def failing_orders(plan: Plan, kind: str) -> dict[str, Order]:
+def failing_orders(plan: Plan) -> dict[str, Order]:
     """Orders that fail in each stage, by the code of the refusal."""
-    other = validate(Plan, {"name": "x", "task": "segmentation"}, "plan")
+    other = validate(Plan, {"name": "x", "task": "anomaly", "data": {"classes": ["a", "b"]},
+                            "model": {"name": "conv_autoencoder"}}, "plan")  # fmt: skip
     classes = plan.data.model_copy(update={"classes": ("cat", "dog")})
     weights = np.zeros(3, np.float32)
-    made = {
+    return {
         "wrong_task": Order(run="a", plan=other, round=0, phase="count"),
         "label_outside_classes": Order(
             run="b", plan=plan.model_copy(update={"data": classes}), round=0, phase="count"
@@ -253,7 +254,6 @@ def failing_orders(plan: Plan, kind: str) -> dict[str, Order]:
             run="c", plan=plan, round=1, phase="train", weights=weights, layout_sha256="0" * 64
         ),
     }
-    return made
 
 
 @pytest.mark.parametrize("kind", ["dicom", "fits", "table"])
@@ -262,7 +262,7 @@ def test_refusals_of_every_stage_hold_nothing_of_the_data(
 ) -> None:
     folder = tmp_path / "hospital"
     write_site(folder, kind)
-    orders = failing_orders(plan_of(kind), kind)
+    orders = failing_orders(plan_of(kind))
     messages = {"count": "query", "train": "train"}
     contents = [(encode_order(o, "north"), messages[o.phase]) for o in orders.values()]
     replies = flower_replies(folder, contents)
