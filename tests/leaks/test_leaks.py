@@ -25,10 +25,11 @@ from flwr.common.serde import recorddict_to_proto
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import CTImageStorage, ExplicitVRLittleEndian
 from tests.leaks.markers import CELLS, NUMBERS, PIXELS, TEXTS, files_below, forms, found_in
-from tests.link.loopback import Loopback, linked
+from tests.link.loopback import Loopback, eventually, linked
 
 from asterion_client import app as site_app
 from asterion_client import egress, link_runner, link_session
+from asterion_client.flower_client_compat import order_message
 from asterion_client.link_runner import LinkRunner
 from asterion_client.settings import read_site_settings
 from asterion_client.site_log import without_foreign_text
@@ -191,6 +192,7 @@ def site_on(link: Loopback, folder: Path, patch: pytest.MonkeyPatch) -> Iterator
     thread = threading.Thread(target=runner.serve, args=(stop,))
     thread.start()
     try:
+        eventually(lambda: runner.session.standing.connected, 20)
         yield
     finally:
         stop.set()
@@ -229,11 +231,11 @@ def test_nothing_of_the_data_leaves_over_the_link(
 
 def flower_replies(folder: Path, contents: list[tuple[RecordDict, str]]) -> list[bytes]:
     """What the app answers over Flower's own messages, as bytes."""
-    context = Context(1, 10, {"site-toml": str(folder / "site.toml")}, RecordDict(), {})
+    # The app remembers the last round of each node, so every test has one of its own.
+    context = Context(1, hash(folder), {"site-toml": str(folder / "site.toml")}, RecordDict(), {})
     replies = []
     for content, kind in contents:
-        message = Message(content, 10, kind, group_id="1")
-        message.metadata.__dict__["_run_id"] = 1
+        message = order_message(content, kind, "first", 1)
         reply = site_app.app(message, context).content
         replies.append(recorddict_to_proto(reply).SerializeToString())
     return replies
