@@ -80,7 +80,7 @@ def test_what_cannot_be_recorded_does_not_leave(
     app = client_app_of(lambda _: Desk("north", make_report, log))
 
     def asked() -> RecordDict:
-        message = order_message(encode_order(make_order(PLAN), "north"), "train", "first", 1)
+        message = order_message(encode_order(make_order(PLAN), "north"), "train", 1, 1)
         return app(message, Context(1, 1, {}, RecordDict(), {})).content
 
     def full(path: Path, lines: object) -> None:

@@ -235,7 +235,7 @@ def flower_replies(folder: Path, contents: list[tuple[RecordDict, str]]) -> list
     context = Context(1, hash(folder), {"site-toml": str(folder / "site.toml")}, RecordDict(), {})
     replies = []
     for content, kind in contents:
-        message = order_message(content, kind, "first", 1)
+        message = order_message(content, kind, 1, 1)
         reply = site_app.app(message, context).content
         replies.append(recorddict_to_proto(reply).SerializeToString())
     return replies
