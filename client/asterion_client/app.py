@@ -12,9 +12,9 @@ from flwr.clientapp import ClientApp
 
 from asterion_client.egress import LOG as SITE_LOG
 from asterion_client.egress import code_of, describe, guarded, hashed, refusal, reply
+from asterion_client.egress_log import EgressLog
 from asterion_client.settings import read_site_settings
-from asterion_client.site_audit import record_answer, record_order
-from asterion_shared.audit import FOLDER as AUDIT_FOLDER
+from asterion_client.site_audit import record_answer, record_order, site_trail
 from asterion_shared.audit import AuditTrail
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
@@ -32,11 +32,13 @@ class Desk:
         name: the site's own name; an order for another name is refused.
         answer: does the work; raises an error with a reason code to refuse.
         audit: where orders and answers are written down before they count; None: nowhere.
+        log: where every number that leaves is put on record before it does; None: nowhere.
     """
 
     name: str
     answer: Callable[[Order], Report]
     audit: AuditTrail | None = None
+    log: EgressLog | None = None
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ def _content(
     about = f"{order.run} {order.round}"
     if memory.content is not None and memory.digest == digest:
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
-        return memory.content
+        return _put_on_record(desk, order, memory.content)
     answer = guarded(lambda: _work(desk, order, memory), about=about)
     content = _let_out(desk, reply(answer, order), order)
     if "report" in content:
@@ -119,6 +121,7 @@ def _let_out(
 
     An order that is ``unwritten`` so far is written down before its answer.
     """
+    content = _put_on_record(desk, order, content)
     if desk is None or desk.audit is None:
         return content
     try:
@@ -129,6 +132,19 @@ def _let_out(
         code = code_of(error)
         SITE_LOG.warning("the audit trail cannot go on: %s", describe(error, code))
         return reply(refusal(code))
+
+
+def _put_on_record(desk: Desk | None, order: Order | None, content: RecordDict) -> RecordDict:
+    """An answer whose numbers are on record, or a bare refusal where they cannot be put there."""
+    if desk is None or desk.log is None:
+        return content
+    try:
+        desk.log.write(order, content)
+    except Exception as error:  # what is not on record does not leave, whatever the reason
+        code = code_of(error)
+        SITE_LOG.warning("a reply cannot be put on record: %s", describe(error, code))
+        return reply(refusal(code))
+    return content
 
 
 def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Memory) -> None:
@@ -162,8 +178,9 @@ def desk_of_file(path: str) -> Desk:
     from asterion_client.site_desk import SiteDesk
 
     settings, folder = read_site_settings(Path(path)), Path(path).resolve().parent
-    trail = AuditTrail(folder / settings.state_folder / AUDIT_FOLDER, f"site:{settings.name}")
-    return Desk(settings.name, SiteDesk(settings, folder, trail).answer, trail)
+    trail = site_trail(settings, folder)
+    log = EgressLog(folder / settings.state_folder, settings.name)
+    return Desk(settings.name, SiteDesk(settings, folder, trail).answer, trail, log)
 
 
 app = client_app_of(_desk_from_settings)

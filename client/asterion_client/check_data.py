@@ -49,6 +49,7 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
             fix="correct data.folder or data.format in site.toml",
         )
         return
+    yield from _check_smallest_group(settings, records)
     broken = list(_check_groups(records))
     yield from broken
     if plan is None:
@@ -68,6 +69,26 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
         except (DataProblemError, MissingExtraError) as error:
             yield Problem(where="data", what=str(error), fix="mend the data or the settings")
     yield from _check_against(settings, records, plan)
+
+
+def _check_smallest_group(settings: SiteSettings, records: Sequence[Record]) -> Iterator[Problem]:
+    if settings.data.format == "fits":
+        return
+    if settings.smallest_group == 1:
+        yield Problem(
+            where="egress.smallest_group",
+            what="is 1, so counts and metrics of single patients may leave",
+            fix="remove it, unless these data are of no persons",
+            fatal=False,
+        )
+    unnamed = sum(not record.group_named for record in records)
+    if settings.smallest_group > 1 and unnamed:
+        yield Problem(
+            where="data",
+            what=f"{unnamed} of {len(records)} records name no patient; each counts as one",
+            fix="name the patients, unless no patient has two records",
+            fatal=False,
+        )
 
 
 def _check_groups(records: Sequence[Record]) -> Iterator[Problem]:

@@ -103,6 +103,40 @@ def check(
 
 
 @app.command()
+def egress(
+    site_toml: SiteToml,
+    run: Annotated[str | None, typer.Option(help="only of this run")] = None,
+    fields: Annotated[
+        bool, typer.Option("--fields", help="instead: every field that may ever leave")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """List every number that ever left the site, with totals by day and by run."""
+    from asterion_client.egress_listing import entry_lines, field_rows, total_lines, totals
+    from asterion_client.egress_log import read_log
+    from asterion_client.settings import read_site_settings
+
+    settings = read_site_settings(site_toml)
+    if fields:
+        for row in field_rows():
+            print(json.dumps(row) if as_json else "; ".join(f"{k}: {v}" for k, v in row.items()))
+        return
+    state = site_toml.resolve().parent / settings.state_folder
+    summed = totals(read_log(state, run))
+    if as_json:
+        # Line by line: a log of years is larger than the memory of a small machine.
+        for entry in read_log(state, run):
+            print(json.dumps(entry))
+        print(json.dumps({"site": settings.name} | summed))
+        return
+    for entry in read_log(state, run):
+        print(*entry_lines(entry), sep="\n")
+    print(*total_lines(summed), sep="\n" if summed["days"] else "")
+    if not summed["days"]:
+        print(f"site {settings.name}: nothing has left" + (f" in run {run}" if run else ""))
+
+
+@app.command()
 def new(
     task: Annotated[str, typer.Argument(help="segmentation, classification or anomaly")],
     data_format: Annotated[

@@ -48,6 +48,7 @@ def approve(
 
     from asterion_client.approvals import approve as sign
     from asterion_client.plan_review import in_plain_words
+    from asterion_client.site_audit import site_trail
 
     settings, found = _review(site_toml, plan, run, dry_run=dry_run)
     print(in_plain_words(found, settings), end="\n\n")
@@ -57,7 +58,10 @@ def approve(
     if not yes and not typer.confirm(f"May run {found.run} be carried out here?"):
         print("not approved")
         raise typer.Exit(1)
-    signed = sign(settings, site_toml.resolve().parent, found.plan, found.run)
+    folder = site_toml.resolve().parent
+    facts = {"plan_sha256": found.plan.sha256}
+    site_trail(settings, folder).append("approved", run=found.run, facts=facts)
+    signed = sign(settings, folder, found.plan, found.run)
     ends = time.strftime("%Y-%m-%d", time.gmtime(signed.ends_at))
     print(f"approved: run {found.run}, plan {found.plan.sha256[:12]}, until {ends}")
 
@@ -66,12 +70,15 @@ def refuse(site_toml: SiteToml, run: Annotated[str, typer.Argument(help="of the 
     """Take an approval back; the next order of the run is refused."""
     from asterion_client.approvals import withdraw_approval
     from asterion_client.settings import read_site_settings
+    from asterion_client.site_audit import site_trail
     from asterion_shared.errors import UserInputError
 
     settings = read_site_settings(site_toml)
-    if not withdraw_approval(settings, site_toml.resolve().parent, run):
+    folder = site_toml.resolve().parent
+    if not withdraw_approval(settings, folder, run):
         msg = f"run {run!r} is not approved here; asterion site plans lists those that are"
         raise UserInputError(msg)
+    site_trail(settings, folder).append("approval_withdrawn", run=run)
     print(f"run {run} is not approved any more")
 
 

@@ -26,6 +26,7 @@ from asterion_client.flower_client_compat import order_message
 from asterion_client.link_daemon import FAILED_START
 from asterion_client.link_session import LinkSession, Standing
 from asterion_client.settings import SiteSettings, read_site_settings
+from asterion_client.site_log import keep_log_clean
 from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.stored_reports import site_blobs, stored_parts
 from asterion_shared.child_process import watch_parent
@@ -142,7 +143,8 @@ class LinkRunner:
             write_status(self._state, status)
         except DiskProblemError as error:
             # The session goes on; a status that nobody writes says by its age that it is not well.
-            LOG.error("the status cannot be written: %s", error)  # noqa: TRY400
+            why = describe(error, "disk_problem")
+            LOG.error("the status cannot be written: %s", why)  # noqa: TRY400  # no text of errors
 
 
 def _lock(state: Path) -> TextIO:
@@ -176,8 +178,7 @@ def main() -> None:
     given = parser.parse_args()
     watch_parent()
     os.environ[SITE_VARIABLE] = str(given.site)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    LOG.setLevel(logging.INFO)
+    keep_log_clean()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

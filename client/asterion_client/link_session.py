@@ -231,7 +231,7 @@ class LinkSession:
             try:
                 taken = read_order(order)
             except ValueError as error:
-                LOG.warning("an order cannot be read: %s", error)
+                LOG.warning("an order cannot be read: %s", describe(error, "plan_invalid"))
                 return
             if len(self._orders) >= MOST_ORDERS:
                 LOG.warning("an order is not taken: %d are in work", MOST_ORDERS)
@@ -383,7 +383,5 @@ def _code(error: grpc.RpcError) -> str:
 
 
 def _words(error: grpc.RpcError) -> str:
-    """What gRPC says of a failure, short."""
-    if not isinstance(error, grpc.Call):
-        return type(error).__name__
-    return f"{error.code().name.lower()}, {(error.details() or 'no details')[:200]}"
+    """The status of a failed call; its details are the other side's words."""
+    return error.code().name.lower() if isinstance(error, grpc.Call) else type(error).__name__

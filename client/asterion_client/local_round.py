@@ -23,6 +23,7 @@ from asterion_client.private_round import (
     release_privately,
     train_privately,
 )
+from asterion_client.small_groups import CellPatients, scores_by_patient
 from asterion_shared.algorithms import algorithm_of
 from asterion_shared.cases import CaseList, Predict, SiteData
 from asterion_shared.errors import OrderRefusedError
@@ -42,7 +43,8 @@ Item = TypeVar("Item")
 MOST_KEPT_BASELINES = 100
 """Sites whose baseline is kept: its histograms are large, and memory must not grow with sites."""
 
-_baselines: WeakKeyDictionary[CaseList, dict[str, dict[str, Statistic]]] = WeakKeyDictionary()
+_Baseline = tuple[dict[str, Statistic], CellPatients | None]
+_baselines: WeakKeyDictionary[CaseList, dict[tuple[str, bool], _Baseline]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,13 @@ def count_examples(data: SiteData) -> Report:
     )
 
 
-def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) -> Report:
+def work(
+    order: Order,
+    data: SiteData,
+    workspace: Workspace,
+    kept_folder: Path,
+    noted: CellPatients | None = None,
+) -> Report:
     """Carry out a train or evaluate order.
 
     Args:
@@ -106,6 +114,7 @@ def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) 
         data: the site's cases.
         workspace: built by :func:`make_workspace` from the same plan.
         kept_folder: where the site's kept tensors are stored between rounds.
+        noted: takes down which patients stand behind the statistics; None: nobody asks.
 
     Returns:
         The update (None when only evaluating) and the metrics of the *incoming* weights.
@@ -126,7 +135,7 @@ def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) 
     statistics: dict[str, Statistic] = {}
     if order.evaluate:
         predict = model_predictor(model, order.plan, workspace.device)
-        statistics = evaluate(predict, data, order.plan)
+        statistics = evaluate(predict, data, order.plan, noted)
     update, num_steps, loss = None, 0, None
     if order.phase == "train":
         num_steps, loss = train(order, data, workspace)
@@ -154,36 +163,51 @@ def work(order: Order, data: SiteData, workspace: Workspace, kept_folder: Path) 
     )
 
 
-def evaluate(predict: Predict, data: SiteData, plan: Plan) -> dict[str, Statistic]:
+def evaluate(
+    predict: Predict, data: SiteData, plan: Plan, noted: CellPatients | None = None
+) -> dict[str, Statistic]:
     """Metrics of a predictor on the site's test cases, and of the trivial baseline beside it.
 
     The baseline (all background, the site's own majority class, PCA of its own normals) is put
     under names that start with ``baseline/``; not in a run whose sites add noise, or their share of
     it, since it learns from their training cases. A site without test cases gives no statistic.
+    With ``noted`` they are formed case by case, and who stands behind them is taken down.
     """
     if len(data.test) == 0:
         return {}
-    found = task_module(plan.task).scores(predict, data.test, plan)
+    found = _scored(predict, data, plan, noted)
     if plan.privacy is not None and plan.privacy.noise != "centre":
         return found  # the baseline learns from the training cases, without noise
-    return found | _baseline_statistics(data, plan)
+    named, behind = _baseline_statistics(data, plan, noted is not None)
+    if noted is not None and behind is not None:
+        noted.take(behind, BASELINE)
+    return found | named
 
 
-def _baseline_statistics(data: SiteData, plan: Plan) -> dict[str, Statistic]:
+def _scored(
+    predict: Predict, data: SiteData, plan: Plan, noted: CellPatients | None
+) -> dict[str, Statistic]:
+    scores = task_module(plan.task).scores
+    if noted is None:
+        return scores(predict, data.test, plan)
+    return scores_by_patient(scores, predict, data.test, plan, noted)
+
+
+def _baseline_statistics(data: SiteData, plan: Plan, by_patient: bool) -> _Baseline:
     """Scored once for a run: neither the baseline nor the test cases change with the rounds.
 
     In a simulation of more sites than :data:`MOST_KEPT_BASELINES` the others' are scored anew.
     """
-    address = plan.sha256
+    address = plan.sha256, by_patient
     known = _baselines.get(data.test, {})
     if address in known:
         return known[address]
-    trivial = baseline_predictor(plan, data.train)
-    found = task_module(plan.task).scores(trivial, data.test, plan)
+    behind = CellPatients() if by_patient else None
+    found = _scored(baseline_predictor(plan, data.train), data, plan, behind)
     named = {f"{BASELINE}{name}": part for name, part in found.items()}
     if len(_baselines) < MOST_KEPT_BASELINES:
-        _baselines.setdefault(data.test, {})[address] = named
-    return named
+        _baselines.setdefault(data.test, {})[address] = named, behind
+    return named, behind
 
 
 def train(order: Order, data: SiteData, workspace: Workspace) -> tuple[int, float | None]:

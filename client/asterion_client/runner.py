@@ -7,7 +7,6 @@ An order of a run whose bundle is not this installation's own is refused before 
 
 import argparse
 import hashlib
-import logging
 import os
 import re
 import signal
@@ -23,6 +22,7 @@ from asterion_client.egress import LOG, describe, refusal, reply
 from asterion_client.flower_client_compat import Submission, TaskSource
 from asterion_client.flower_daemon import READY
 from asterion_client.settings import read_site_settings
+from asterion_client.site_log import keep_log_clean
 from asterion_shared import __version__
 from asterion_shared.bundle import NAME, bundle_sha256
 from asterion_shared.child_process import watch_parent
@@ -83,9 +83,7 @@ def main() -> None:
     given = parser.parse_args()
     watch_parent()
     os.environ[SITE_VARIABLE] = str(given.site)
-    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(message)s")
-    # The clients below log addresses and retries at INFO; only our own lines are wanted.
-    LOG.setLevel(logging.INFO)
+    keep_log_clean()
     stop = Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())

@@ -11,6 +11,9 @@ from asterion_shared.carrier import Carrier
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
+SMALLEST_GROUP = 5
+"""Fewest patients where the site sets no other number and its data are of people."""
+
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -127,6 +130,14 @@ class PrivacySettings(Settings):
     without a secure sum, or with the noise at the centre. false: such a run is refused."""
 
 
+class EgressSettings(Settings):
+    """What may leave beyond the table of fields that all sites share."""
+
+    smallest_group: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Fewest patients that any number which leaves may stand on; counted per patient, never per
+    row. Absent: 5, and for 'fits' 1, because a patch of sky is no person. 1 switches it off."""
+
+
 class SiteSettings(Settings):
     """What a site is: its name, its data, how it connects and computes."""
 
@@ -146,6 +157,8 @@ class SiteSettings(Settings):
     consent: ConsentSettings | None = None
     """What the site agrees to. Without it every order is refused."""
 
+    egress: EgressSettings = EgressSettings()
+
     state_folder: str = "state"
     """Where the site keeps what must outlive a restart, relative to ``site.toml``."""
 
@@ -164,6 +177,13 @@ class SiteSettings(Settings):
             ),
         ),
     )
+
+    @property
+    def smallest_group(self) -> int:
+        """Fewest patients behind a number that leaves: as set, or what suits the format."""
+        if self.egress.smallest_group is not None:
+            return self.egress.smallest_group
+        return 1 if self.data.format == "fits" else SMALLEST_GROUP
 
 
 def read_site_settings(path: Path) -> SiteSettings:

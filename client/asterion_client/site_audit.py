@@ -2,10 +2,12 @@
 
 import hashlib
 import re
+from pathlib import Path
 
 from flwr.app import ConfigRecord, RecordDict
 
-from asterion_shared.audit import AuditTrail
+from asterion_client.settings import SiteSettings
+from asterion_shared.audit import FOLDER, AuditTrail
 from asterion_shared.audit_records import Fact, Head
 from asterion_shared.audit_verify import COORDINATOR
 from asterion_shared.flower_messages import num_bytes
@@ -13,6 +15,16 @@ from asterion_shared.link.records import content_sha256, with_audit_head
 from asterion_shared.messages import Order, order_sha256
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
+
+
+def site_trail(settings: SiteSettings, folder: Path) -> AuditTrail:
+    """The trail of a site.
+
+    Args:
+        settings: the site's.
+        folder: where ``site.toml`` lies.
+    """
+    return AuditTrail(folder / settings.state_folder / FOLDER, f"site:{settings.name}")
 
 
 def record_order(trail: AuditTrail, order: Order, *, new_plan: bool) -> None:

@@ -17,6 +17,7 @@ class SiteDesk:
     Args:
         settings: the site's.
         folder: where ``site.toml`` lies.
+        audit: where charges are written down; None: nowhere.
     """
 
     def __init__(

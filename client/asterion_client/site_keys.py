@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_shared import __version__
-from asterion_shared.audit_keys import audit_public_key
+from asterion_shared.audit import audit_public_key
 from asterion_shared.enrolment_files import (
     REQUEST_SUFFIX,
     EnrolmentRequest,

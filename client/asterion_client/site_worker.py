@@ -21,6 +21,7 @@ from asterion_client.secure_round import SecureRounds
 from asterion_client.settings import SiteSettings
 from asterion_client.site_audit import record_charge
 from asterion_client.site_history import remember, report_run
+from asterion_client.small_groups import CellPatients, refuse_few, without_small_groups
 from asterion_client.stored_reports import StoredReport
 from asterion_client.update_rounding import keep_residual, rounded, store_residual
 from asterion_shared.audit import AuditTrail
@@ -78,11 +79,14 @@ class SiteWorker:
     def _answer(self, order: Order) -> Report:
         torch.set_num_threads(self.settings.compute.threads)
         data = self.data(order.run, order.plan)
+        refuse_few(data, order.plan, self.settings.smallest_group)
         if order.phase == "sum":
             return self._secure.answer(order, partial(self._charge, data=data))
         if order.phase == "count":
             counted = count_examples(data)
-            return counted if order.plan.secure_sum is None else counted.bare()
+            if order.plan.secure_sum is not None:
+                return counted.bare()
+            return without_small_groups(counted, data, self.settings.smallest_group, CellPatients())
         report = self._worked(order, data)
         if order.plan.secure_sum is not None:
             return self._secure.hold(order, report)
@@ -100,7 +104,8 @@ class SiteWorker:
         if found is not None:
             return found
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
-        report = work(order, data, workspace, folder)
+        noted = CellPatients() if self._counts_patients(order.plan) else None
+        report = work(order, data, workspace, folder, noted)
         if order.plan.secure_sum is None:
             report, residual = rounded(order, report, folder)
             store_residual(folder, order.round, residual)
@@ -110,9 +115,15 @@ class SiteWorker:
             # The model still has the weights of the order, so the pictures show what was scored.
             predict = model_predictor(workspace.model, order.plan, workspace.device)
             report_run(folder, order.plan, data, draw_examples(order.plan, predict, data.test))
+        if noted is not None:
+            report = without_small_groups(report, data, self.settings.smallest_group, noted)
         stored.store(report)
         reached("S4")
         return report
+
+    def _counts_patients(self, plan: Plan) -> bool:
+        """Whether what leaves depends on how many patients stand behind it."""
+        return plan.secure_sum is None and self.settings.smallest_group > 1
 
     def _charge(
         self, order: Order, data: SiteData, payload: Vector | Words | EncodedUpdate

@@ -17,6 +17,8 @@ from asterion_server.enrolments import changing, public_pem_of, write_enrolments
 from asterion_server.initialise import authority_of
 from asterion_server.keys import Provisioned, open_provisioned, public_keys
 from asterion_server.link_wake import Bell, address_of
+from asterion_server.round_audit import coordinator_trail
+from asterion_shared.audit_records import Fact
 from asterion_shared.enrolment_files import (
     EnrolmentRequest,
     ec_key,
@@ -94,7 +96,10 @@ def enrol(
         # Every question before the first change.
         admitted = [_admissible(made, request, confirm, replace=replace) for request in requests]
         certificates = [_certificate(made, r.site, _key_of(r), certificate) for r in requests]
+        trail = coordinator_trail(folder)
         for request, issued, one in zip(requests, certificates, admitted, strict=True):
+            facts: dict[str, Fact] = {"site": one.site, "key": one.fingerprint}
+            trail.append("enrolled", facts=facts | {"audit_key": request.audit_public_key})
             _admit(made, request, issued, is_new=one.is_new)
         sites = tuple(sorted({*made.settings.sites, *(request.site for request in requests)}))
         _set_sites(made, sites)
@@ -169,6 +174,9 @@ def revoke(folder: Path, site: str) -> tuple[str, ...]:
         made.public_key(site).unlink(missing_ok=True)
         made.enrolment(site).unlink(missing_ok=True)
         _ring(made.folder)
+        coordinator_trail(folder).append(
+            "revoked", facts={"site": site, "serials": " ".join(serials)}
+        )
     return serials
 
 
@@ -201,6 +209,8 @@ def enrol_operator(folder: Path, name: str, key: Path) -> str:
         if path.exists() and not same_key(path.read_text(encoding="ascii"), pem):
             msg = f"operator {name} has another key; remove {path} first, if that is meant"
             raise UserInputError(msg)
+        facts: dict[str, Fact] = {"operator": name, "key": fingerprint(pem)}
+        coordinator_trail(folder).append("operator_enrolled", facts=facts)
         write_atomically(path, pem.encode())
         write_enrolments(made)
     return fingerprint(pem)

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, load_pem_private_key
 
 from asterion_server.keys import Provisioned, open_provisioned
-from asterion_shared.audit_keys import audit_public_key
+from asterion_shared.audit import audit_public_key
 from asterion_shared.enrolment_files import Enrolment, signed_enrolment, signing_key, text_of
 from asterion_shared.errors import DiskProblemError, FileProblemError
 from asterion_shared.files import make_folder, write_atomically

@@ -25,7 +25,7 @@ from asterion_server.coordinator_toml import set_values
 from asterion_server.database_urls import check_database
 from asterion_server.enrolments import write_enrolments
 from asterion_server.keys import CoordinatorSettings, Provisioned
-from asterion_shared.audit_keys import audit_public_key
+from asterion_shared.audit import audit_public_key
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import DiskProblemError, FileProblemError, UserInputError
 from asterion_shared.files import make_folder, write_atomically

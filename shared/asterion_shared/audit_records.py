@@ -29,6 +29,7 @@ KINDS: dict[str, str] = {
     "plan_launched": "a run of a plan is carried out",
     "plan_seen": "a plan came for the first time",
     "approved": "a person approved a plan",
+    "approval_withdrawn": "a person took an approval back",
     "orders": "an order is sent to these sites",
     "order": "an order came",
     "answers": "what the sites answered",
@@ -39,6 +40,7 @@ KINDS: dict[str, str] = {
     "run_ended": "the run has ended",
     "enrolled": "a site was enrolled",
     "revoked": "a site was revoked",
+    "operator_enrolled": "an operator's key was taken",
     "withdrawn": "data were withdrawn",
 }
 """What a record may be about."""

@@ -65,6 +65,8 @@ class SiteData:
         num_bad_files: files that could not be read and were skipped.
         manifest_sha256: hash of the frozen list of records; keyed by the site in a private run.
         bad_files: hashed id of each skipped file to the reason, for the site's own eyes.
+        num_train_patients, num_test_patients: groups that the cases belong to; a case whose group
+            nobody named counts as one. 0 where they were not counted.
     """
 
     site: str
@@ -73,6 +75,8 @@ class SiteData:
     num_bad_files: int = 0
     manifest_sha256: str = ""
     bad_files: Mapping[str, str] = field(default_factory=dict)
+    num_train_patients: int = 0
+    num_test_patients: int = 0
 
 
 def _itself(case: Case) -> Case:

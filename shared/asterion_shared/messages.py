@@ -20,7 +20,7 @@ Phase = Literal["count", "train", "evaluate", "sum"]
 SumStep = Literal["keys", "reveal", "shares", "masked", "agree", "unmask"]
 """The steps of a secure sum, in order; ``docs/secure-sum.md`` has them."""
 
-REASON_CODES: dict[str, str] = {
+CONSENT_CODES: dict[str, str] = {
     "audit_broken": "the site's audit trail was changed; a person there decides",
     "no_consent": "the site's settings have no [consent], so it agrees to nothing",
     "unsigned_plan": "no operator has signed the plan",
@@ -45,11 +45,16 @@ REASON_CODES: dict[str, str] = {
     "site_paused": "a person at the site has paused it",
     "site_busy": "the site's machine is needed for other work now",
     "foreign_bundle": "the run was submitted with code or a version that is not the site's own",
+}
+"""Why a site does not agree to an order."""
+
+REASON_CODES: dict[str, str] = CONSENT_CODES | {
     "wrong_task": "the site's data are for another task",
     "plan_invalid": "the plan does not hold for this version of the site",
     "layout_mismatch": "the network differs between the coordinator and the site",
     "no_data": "the site has no readable example for this plan",
     "too_many_bad_files": "more files are unreadable than the site allows",
+    "too_few_patients": "the site has fewer patients than it trains on or counts",
     "unknown_patients": "patients are protected and a case does not say whose it is",
     "no_privacy_budget": "the plan is private and the site has set no limit of its own",
     "coordinator_not_trusted": "the coordinator could read updates, which the site does not allow",

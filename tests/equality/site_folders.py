@@ -70,6 +70,7 @@ def make_folders(kind: str, parent: Path) -> dict[str, Path]:
             else:
                 arrays["labels"] = masks.any(axis=(1, 2)).astype(np.int64)
             np.savez(folder / "data/images.npz", **arrays)
-        (folder / "site.toml").write_text(settings)
+        # A simulation withholds nothing, since nothing leaves; so the sites here do not either.
+        (folder / "site.toml").write_text(f"{settings}[egress]\nsmallest_group = 1\n")
         folders[name] = folder
     return folders

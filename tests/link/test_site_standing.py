@@ -303,7 +303,8 @@ def test_a_full_disk_does_not_end_a_session(
     link.restart()
     eventually(lambda: not runner.session.standing.connected)
     eventually(lambda: runner.session.standing.connected, 20)
-    assert any("No space left on device" in line for line in caplog.messages)
+    assert any("status cannot be written: disk_problem" in line for line in caplog.messages)
+    assert "No space left" not in caplog.text
     runner.session.stop()
     runner._lock.close()
 

@@ -90,6 +90,8 @@ def load_site_data(
         num_bad_files=len(bad),
         manifest_sha256=_keyed(frozen.sha256, group_salt) if group_salt else frozen.sha256,
         bad_files=bad,
+        num_train_patients=len({frozen.records[i].group for i in train}),
+        num_test_patients=len({frozen.records[i].group for i in test}),
     )
 
 

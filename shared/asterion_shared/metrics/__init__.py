@@ -4,7 +4,7 @@ A federated metric therefore equals the pooled one, and can itself go through a 
 statistics a plan has, whether a set of them holds, and the metrics read off them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -15,6 +15,16 @@ from asterion_shared.metrics.confusion import (
     calibration_error,
     calibration_problem,
     confusion_problem,
+)
+from asterion_shared.metrics.merged_bins import (
+    BINNED,
+    Kept,
+    edges_name,
+    edges_problem,
+    kept_of,
+    misplaced,
+    num_bins,
+    read_merged,
 )
 from asterion_shared.metrics.moments import (
     moments_length,
@@ -57,6 +67,7 @@ KINDS: dict[str, Callable[[Statistic], str | None]] = {
     "scores": scores_problem,
     "confusion": confusion_problem,
     "calibration": calibration_problem,
+    "edges": edges_problem,
 }
 """The kinds of statistic, each with the check that its numbers do not contradict themselves."""
 
@@ -76,11 +87,24 @@ def distance_name(plan: Plan) -> str:
 def expected_statistics(plan: Plan) -> dict[str, tuple[str, int]]:
     """Kind and length of every statistic that a report under a plan may hold, by name.
 
-    A report may lack some (no test case, no mask to compare pixels with) and hold no other. The
-    same names with ``baseline/`` before them are those of the trivial baseline.
+    A report may lack some (no test case, no mask to compare pixels with, too few patients) and hold
+    no other but the edges of merged bins. The same names with ``baseline/`` before them are those
+    of the trivial baseline.
     """
     own = {name: (kind, _length(kind, plan)) for name, kind in _KINDS_BY_TASK[plan.task](plan)}
     return own | {f"{BASELINE}{name}": fact for name, fact in own.items()}
+
+
+def _expected_edges(plan: Plan) -> dict[str, tuple[str, int]]:
+    """The same of the edges between merged bins; nothing is merged before a secure sum."""
+    if plan.secure_sum is not None:
+        return {}
+    return {
+        f"{prefix}{edges_name(name.removeprefix(prefix))}": ("edges", num_bins(kind, length))
+        for name, (kind, length) in expected_statistics(plan).items()
+        for prefix in [BASELINE if name.startswith(BASELINE) else ""]
+        if kind in BINNED
+    }
 
 
 def check_statistics(statistics: Statistics, plan: Plan, *, num_cases: int | None = None) -> None:
@@ -98,16 +122,21 @@ def check_statistics(statistics: Statistics, plan: Plan, *, num_cases: int | Non
     if not statistics:
         return
     expected = expected_statistics(plan)
+    known = expected | _expected_edges(plan)
     for name, statistic in statistics.items():
-        if name not in expected:
+        if name not in known:
             msg = f"statistic {name!r} is unknown; the plan has {', '.join(expected)}"
             raise ValueError(msg)
-        problem = _problem(statistic, *expected[name])
+        problem = _problem(statistic, *known[name])
         counted = None if problem else _num_cases(name.removeprefix(BASELINE), statistic)
         if num_cases is not None and counted is not None and counted > num_cases:
             problem = f"{counted:g} cases and the report {num_cases}"
         if problem:
             msg = f"statistic {name} has {problem}; the site must form it anew"
+            raise ValueError(msg)
+    for part in _halves(statistics):
+        if wrong := misplaced(part):
+            msg = f"{wrong}; the site must form it anew"
             raise ValueError(msg)
 
 
@@ -124,27 +153,46 @@ def summarise(statistics: Statistics, plan: Plan) -> Summary:
         positives, an HD95 without an object). A metric over several classes is the mean over those
         where it is defined.
     """
+    own, beside = _halves(statistics)
+    headline: Summary = {HEADLINE[plan.task]: None}
+    counts = {name: _num_cases(name, statistic) or 0.0 for name, statistic in own.items()}
+    trivial = {f"{BASELINE}{name}": value for name, value in _metrics(beside, plan).items()}
+    most = {"num_cases": max(counts.values(), default=0.0)}
+    return headline | _metrics(own, plan) | most | _fewer_ranked(counts, own) | trivial
+
+
+def _fewer_ranked(counts: Mapping[str, float], own: Statistics) -> Summary:
+    """``auroc_cases`` where fewer cases are ranked than are known: some sites' were too few."""
+    ranked = [counts[name] for name, statistic in own.items()
+              if statistic.kind == "scores" and not name.startswith("pixel_")]  # fmt: skip
+    if not ranked or min(ranked) == max(counts.values()):
+        return {}
+    return {"auroc_cases": min(ranked)}
+
+
+def _halves(statistics: Statistics) -> tuple[Statistics, Statistics]:
+    """The statistics of the model, and those of the baseline without its prefix."""
     own = {name: part for name, part in statistics.items() if not name.startswith(BASELINE)}
     beside = {
         name.removeprefix(BASELINE): part
         for name, part in statistics.items()
         if name.startswith(BASELINE)
     }
-    headline: Summary = {HEADLINE[plan.task]: None}
-    counts = [_num_cases(name, statistic) or 0.0 for name, statistic in own.items()]
-    trivial = {f"{BASELINE}{name}": value for name, value in _metrics(beside, plan).items()}
-    return headline | _metrics(own, plan) | {"num_cases": max(counts, default=0.0)} | trivial
+    return own, beside
 
 
-def _metrics(statistics: Statistics, plan: Plan) -> Summary:
+def _metrics(given: Statistics, plan: Plan) -> Summary:
     summary: Summary = {}
     rankings: dict[str, Ranking] = {}
+    bins: dict[str, Kept] = {}
+    statistics = read_merged(given)
     for name, statistic in statistics.items():
+        kept = kept_of(given, name)
         base, _, part = name.partition("/")
         ending = f"/{part}" if part else ""
         match statistic.kind:
             case "unit_moments" | "distance_moments":
-                found = summarise_moments(base, statistic)
+                found = summarise_moments(base, statistic, kept)
                 summary |= {f"{metric}{ending}": value for metric, value in found.items()}
             case "confusion":
                 summary["accuracy"] = accuracy(statistic)
@@ -153,7 +201,17 @@ def _metrics(statistics: Statistics, plan: Plan) -> Summary:
                 summary["calibration_error"] = calibration_error(statistic)
             case "scores":
                 rankings[name] = rank(statistic, plan.evaluation.false_alarm_rate)
-    return summary | _rankings(rankings)
+                bins |= {} if kept is None else {name: kept}
+    return summary | _rankings(rankings) | _bins_left(bins)
+
+
+def _bins_left(kept: Mapping[str, Kept]) -> Summary:
+    """``auroc_bins``: bins left where sites merged some; of several classes the fewest."""
+    summary: Summary = {}
+    for name, edges in kept.items():
+        metric = f"{name.partition('/')[0].removesuffix('score')}auroc_bins"
+        summary[metric] = min(summary.get(metric) or np.inf, float(1 + edges.sum()))
+    return summary
 
 
 def _rankings(rankings: dict[str, Ranking]) -> Summary:
@@ -228,6 +286,8 @@ def _num_cases(name: str, statistic: Statistic) -> float | None:
     if name.startswith("pixel_"):
         return None
     match statistic.kind:
+        case "edges":
+            return None
         case "unit_moments" | "distance_moments":
             return num_moments(statistic)
         case "calibration":

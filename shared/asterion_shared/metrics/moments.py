@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from asterion_shared.metrics.merged_bins import MOMENTS_HEAD, Kept
 from asterion_shared.metrics.statistic import Statistic, Values, place
 
 EDGES: dict[str, Values] = {
@@ -16,13 +17,12 @@ EDGES: dict[str, Values] = {
 }
 """Bin edges by kind: shares in [0, 1]; distances (mm or arcsec), ten bins a decade."""
 
-_HEAD = 4
 _NORMAL_95 = 1.959964
 
 
 def moments_length(kind: str) -> int:
     """Length of the vector of a kind."""
-    return _HEAD + len(EDGES[kind]) + 1
+    return MOMENTS_HEAD + len(EDGES[kind]) + 1
 
 
 def moments(kind: str, values: Iterable[float]) -> Statistic:
@@ -37,8 +37,16 @@ def moments(kind: str, values: Iterable[float]) -> Statistic:
     return Statistic(kind, np.concatenate([head, place(known, EDGES[kind])]))
 
 
-def summarise_moments(name: str, statistic: Statistic) -> dict[str, float | None]:
+def summarise_moments(
+    name: str, statistic: Statistic, kept: Kept | None = None
+) -> dict[str, float | None]:
     """Mean, the 95 % interval of the mean, and the median.
+
+    Args:
+        name: of the mean.
+        statistic: with its bins merged between the edges that are kept.
+        kept: these edges; None when all are. The median is None unless they are all kept: a
+            merged bin says little of it.
 
     The interval is the normal one, mean +- 1.96 standard errors, cut to the possible range; it
     needs two cases. The median is interpolated inside its bin.
@@ -46,7 +54,7 @@ def summarise_moments(name: str, statistic: Statistic) -> dict[str, float | None
     Returns:
         ``name``, ``name_low``, ``name_high``, ``name_median``; None where undefined.
     """
-    total, squares, count, _ = statistic.values[:_HEAD].tolist()
+    total, squares, count, _ = statistic.values[:MOMENTS_HEAD].tolist()
     mean = total / count if count else None
     low = high = None
     if mean is not None and count > 1:
@@ -58,7 +66,7 @@ def summarise_moments(name: str, statistic: Statistic) -> dict[str, float | None
         name: mean,
         f"{name}_low": low,
         f"{name}_high": high,
-        f"{name}_median": quantile(statistic, 0.5),
+        f"{name}_median": None if kept is not None and not kept.all() else quantile(statistic, 0.5),
     }
 
 
@@ -78,7 +86,7 @@ def quantile(statistic: Statistic, share: float) -> float | None:
         The value; the first edge if it lies below it (then "at most"); None if there is no case
         or it lies above the last edge.
     """
-    edges, counts = EDGES[statistic.kind], statistic.values[_HEAD:]
+    edges, counts = EDGES[statistic.kind], statistic.values[MOMENTS_HEAD:]
     wanted = share * counts.sum()
     filled = np.flatnonzero(counts)
     if filled.size == 0:
@@ -96,8 +104,8 @@ def quantile(statistic: Statistic, share: float) -> float | None:
 
 def moments_problem(statistic: Statistic) -> str | None:
     """What contradicts itself in a vector of finite numbers >= 0; None when it holds."""
-    total, squares, count, undefined = statistic.values[:_HEAD]
-    counts = statistic.values[_HEAD:]
+    total, squares, count, undefined = statistic.values[:MOMENTS_HEAD]
+    counts = statistic.values[MOMENTS_HEAD:]
     slack = 1e-9 * (1.0 + count + squares)
     if any(number % 1 for number in (count, undefined, *counts)):
         return "counts that are not whole numbers"

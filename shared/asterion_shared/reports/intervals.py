@@ -11,7 +11,7 @@ def bounds_95(metrics: Mapping[str, float | None], name: str) -> tuple[float, fl
 
     Means over cases bring theirs (``NAME_low``, ``NAME_high``). That of an AUROC is Hanley and
     McNeil's (1982, eq. 2), widened by the error of its histogram (``auroc_bound``) and cut to
-    [0, 1]; it needs ``prevalence`` and ``num_cases``.
+    [0, 1]; it needs ``prevalence`` and ``num_cases``, or ``auroc_cases`` where fewer are ranked.
 
     Returns:
         None where the interval is not defined or not known.
@@ -23,7 +23,7 @@ def bounds_95(metrics: Mapping[str, float | None], name: str) -> tuple[float, fl
         return None
     before = name.removesuffix("auroc")
     area, share = metrics.get(name), metrics.get(f"{before}prevalence")
-    count = metrics.get("num_cases")
+    count = metrics.get("auroc_cases", metrics.get("num_cases"))
     if area is None or share is None or count is None:
         return None
     half = _hanley_mcneil_half(area, round(share * count), round((1 - share) * count))

@@ -18,10 +18,11 @@ _LABELS: dict[str, str] = {
     "calibration_error": "calibration error",
     "sensitivity": "sensitivity",
     "num_cases": "cases",
+    "auroc_cases": "ranked cases",
 }
 
 _ENDINGS = (("_low", "lower end"), ("_high", "upper end"), ("_median", "median"),
-            ("_bound", "error of its bins"))  # fmt: skip
+            ("_bound", "error of its bins"), ("_bins", "bins left"))  # fmt: skip
 
 _MEANINGS: dict[str, str] = {
     "dice": "how well the outlined area agrees with the reference outline: 1 is a perfect match, "

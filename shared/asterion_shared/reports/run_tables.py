@@ -113,11 +113,25 @@ def _site_notes(result: Result, metric: str, hidden: int) -> list[str]:
             f"{plural(without, 'site')} measured the model, but {label} is undefined on so few or "
             "so uniform examples."
         )
+    # The headline is always named; what stands beside it is there only when it was sent.
+    sent = {f"{metric}_bound", f"{metric}_low"}
+    lacking = sum(m.get(metric) is None and not sent & m.keys() for m in final.values())
+    if 0 < lacking < len(final):
+        notes.append(
+            f"{plural(lacking, 'site')} sent nothing for {label}, because too few patients stand "
+            "behind it there; the pooled value is over the others."
+        )
     bound = result.final_metrics.get(f"{metric}_bound")
     if bound is not None:
         notes.append(
             f"{label} is formed from histograms that add over sites; that moves the pooled value "
             f"by at most {number(bound, digits=4)}."
+        )
+    bins = result.final_metrics.get(f"{metric}_bins")
+    if bins is not None:
+        notes.append(
+            f"Sites merged bins in which too few patients stood; {bins:,.0f} are left, and the "
+            "error above holds for them."
         )
     return notes
 
