@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asterion_client.data import table
+from asterion_client.data.admission import admission_of
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.site_data import class_of, divide, read_case, read_raw
@@ -17,6 +18,7 @@ from asterion_shared.errors import (
     FileProblemError,
     MissingExtraError,
     Problem,
+    SettingsError,
 )
 from asterion_shared.plan import DataContract, Plan
 
@@ -49,6 +51,17 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
             fix="correct data.folder or data.format in site.toml",
         )
         return
+    try:
+        records, left_out = _admitted(settings, records)
+    except SettingsError as error:
+        yield from error.problems
+        return
+    except MissingExtraError as error:
+        yield Problem(where="data.format", what=str(error), fix="install it")
+        return
+    yield from left_out
+    if not records:
+        return
     broken = list(_check_groups(records))
     yield from broken
     if plan is None:
@@ -68,6 +81,29 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
         except (DataProblemError, MissingExtraError) as error:
             yield Problem(where="data", what=str(error), fix="mend the data or the settings")
     yield from _check_against(settings, records, plan)
+
+
+def _admitted(
+    settings: SiteSettings, records: Sequence[Record]
+) -> tuple[list[Record], list[Problem]]:
+    """The records that a new data set would have, and how many it would not."""
+    admission, count = admission_of(settings, records), len(records)
+    staying = [record for record in records if admission.may_stay(record)]
+    entering = [record for record in staying if not admission.is_embargoed(record)]
+    problems: list[Problem] = []
+    if len(staying) < count:
+        what = f"{count - len(staying)} of {count} records are left out: they name none of these"
+        fix = "nothing, if that is right; else correct the column of consents"
+        problems.append(Problem(where="consent.protocols", what=what, fix=fix, fatal=False))
+    if len(entering) < len(staying):
+        num = len(staying) - len(entering)
+        what = f"{num} of {count} records are left out: under embargo, or without a date"
+        fix = "nothing, if that is right; else correct days, programme_key or date_key"
+        problems.append(Problem(where="consent.embargo", what=what, fix=fix, fatal=False))
+    if not entering:
+        what, fix = f"none of {count} records may be used", "correct the settings or the records"
+        problems.append(Problem(where="consent", what=what, fix=fix))
+    return entering, problems
 
 
 def _check_groups(records: Sequence[Record]) -> Iterator[Problem]:

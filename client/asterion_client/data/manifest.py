@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from asterion_client.data import npz, table
+from asterion_client.data.admission import Admission
 from asterion_client.data.dicom import slice_files
 from asterion_client.data.records import Record
 from asterion_shared.errors import DataProblemError, FileProblemError
@@ -33,16 +34,19 @@ class Frozen:
     sha256: str
 
 
-def freeze(found: Sequence[Record], divide: Divide, path: Path | None) -> Frozen:
+def freeze(
+    found: Sequence[Record], divide: Divide, path: Path | None, admission: Admission
+) -> Frozen:
     """Fix the data set of a run, and who is on which side.
 
     Args:
         found: what the site has now.
         divide: how it is split, asked only at the first call.
         path: where the run's manifest is stored; None to store nothing (simulation).
+        admission: which records may be in it.
 
     Returns:
-        At the first call all records. Later those of the stored manifest, on the sides they had:
+        At the first call all records that may enter. Later those of the stored manifest, on the sides they had:
         new files wait for the next run.
 
     Raises:
@@ -52,9 +56,11 @@ def freeze(found: Sequence[Record], divide: Divide, path: Path | None) -> Frozen
         DiskProblemError: the manifest cannot be stored.
     """
     if path is not None and path.exists():
-        return _thaw(_keys(found), path)
-    keys = {_place(record): key for key, record in _keys(found).items()}
-    parts = [(keys[_place(record)], record) for record in divide(found)]
+        return _thaw(_keys(found, admission), path)
+    # Of all that are found, so that a record has the same key whoever else is admitted.
+    keys = {_place(record): key for key, record in _keys(found, admission).items()}
+    admitted = [record for record in found if admission.may_enter(record)]
+    parts = [(keys[_place(record)], record) for record in divide(admitted)]
     frozen = _frozen(parts)
     if path is not None:
         rows = [{"key": key, "split": r.split, "region": r.region} for key, r in parts]
@@ -115,11 +121,12 @@ def _thaw(keys: dict[str, Record], path: Path) -> Frozen:
     return frozen
 
 
-def _keys(records: Sequence[Record]) -> dict[str, Record]:
+def _keys(records: Sequence[Record], admission: Admission) -> dict[str, Record]:
     """Records by a hash of their content; a second equal one gets a hash of its own."""
     keys: dict[str, Record] = {}
     for record in sorted(records, key=_place):
-        parts = [_content(record), content_sha256(record.mask_path) if record.mask_path else ""]
+        own = _content(record, admission.settings.consent_column)
+        parts = [own, content_sha256(record.mask_path) if record.mask_path else ""]
         # The group is not in it: it may be a file's name, and the sides are stored anyway.
         key = hashlib.sha256("\x1f".join([*parts, record.label]).encode()).hexdigest()
         while key in keys:
@@ -128,12 +135,16 @@ def _keys(records: Sequence[Record]) -> dict[str, Record]:
     return keys
 
 
-def _content(record: Record) -> str:
-    """A row's own content, so that a new row does not change the others; else the file's."""
+def _content(record: Record, consent_column: str) -> str:
+    """A row's own content, so that a new row does not change the others; else the file's.
+
+    The row's consents are not in it: they may change, and it is the same record.
+    """
     if record.index is None or record.problem:
         return content_sha256(record.path)
     if record.path.suffix.lower() == ".csv":
-        row = table.read_rows(record.path)[record.index]
+        cells = table.read_rows(record.path)[record.index]
+        row = {name: cell for name, cell in cells.items() if name != consent_column}
         return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
     return npz.row_sha256(record.path, record.index)
 

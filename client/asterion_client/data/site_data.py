@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_client.data import table
+from asterion_client.data.admission import admission_of
 from asterion_client.data.dicom import read_dicom
 from asterion_client.data.dicom_seg import read_dicom_with_mask
 from asterion_client.data.fits import Grid, fits_grid, read_fits
@@ -59,6 +60,7 @@ def load_site_data(
             ``label_outside_classes``, ``mask_shape_mismatch``, ``settings_invalid`` (a patient is
             on both sides) or ``wrong_task`` (a table for a plan of images, or the reverse).
         FileProblemError: the folder or the manifest is missing or wrong.
+        SettingsError: ``consent.protocols`` is set and the records do not say theirs.
         MissingExtraError: the reader's package is not installed.
         DiskProblemError: the frozen manifest cannot be stored.
     """
@@ -185,6 +187,7 @@ def _freeze(settings: SiteSettings, folder: Path, plan: Plan, run: str | None) -
         found,
         lambda records: divide(records, settings.data, plan),
         manifest_path(settings, folder, run),
+        admission_of(settings, found),
     )
 
 
