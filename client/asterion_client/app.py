@@ -32,11 +32,13 @@ class Desk:
         name: the site's own name; an order for another name is refused.
         answer: does the work; raises an error with a reason code to refuse.
         audit: where orders and answers are written down before they count; None: nowhere.
+        still_holds: whether the last answer may be given again to the same order.
     """
 
     name: str
     answer: Callable[[Order], Report]
     audit: AuditTrail | None = None
+    still_holds: Callable[[Order], bool] = lambda order: True
 
 
 @dataclass(slots=True)
@@ -90,7 +92,7 @@ def _content(
         return _let_out(desk, reply(refusal(code)), order, unwritten=memory)
     order, digest = addressed.order, order_sha256(addressed.order, addressed.site)
     about = f"{order.run} {order.round}"
-    if memory.content is not None and memory.digest == digest:
+    if memory.content is not None and memory.digest == digest and _holds(desk, order):
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
         return memory.content
     answer = guarded(lambda: _work(desk, order, memory), about=about)
@@ -129,6 +131,13 @@ def _let_out(
         code = code_of(error)
         SITE_LOG.warning("the audit trail cannot go on: %s", describe(error, code))
         return reply(refusal(code))
+def _holds(desk: Desk, order: Order) -> bool:
+    """Whether what was answered may be sent again; what stops that stops a new answer as well."""
+    try:
+        return desk.still_holds(order)
+    except Exception as error:  # the last guard: a new answer is asked for, and refused
+        SITE_LOG.warning("an answer is not given again: %s", describe(error, code_of(error)))
+        return False
 
 
 def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Memory) -> None:
@@ -163,7 +172,8 @@ def desk_of_file(path: str) -> Desk:
 
     settings, folder = read_site_settings(Path(path)), Path(path).resolve().parent
     trail = AuditTrail(folder / settings.state_folder / AUDIT_FOLDER, f"site:{settings.name}")
-    return Desk(settings.name, SiteDesk(settings, folder, trail).answer, trail)
+    desk = SiteDesk(settings, folder, trail)
+    return Desk(settings.name, desk.answer, trail, desk.still_holds)
 
 
 app = client_app_of(_desk_from_settings)

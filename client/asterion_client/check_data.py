@@ -52,9 +52,12 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
         )
         return
     try:
-        records, left_out = _admitted(settings, records)
+        records, left_out = _admitted(settings, folder, records)
     except SettingsError as error:
         yield from error.problems
+        return
+    except FileProblemError as error:
+        yield Problem(where=error.path, what=error.what, fix=error.fix)
         return
     except MissingExtraError as error:
         yield Problem(where="data.format", what=str(error), fix="install it")
@@ -84,17 +87,21 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
 
 
 def _admitted(
-    settings: SiteSettings, records: Sequence[Record]
+    settings: SiteSettings, folder: Path, records: Sequence[Record]
 ) -> tuple[list[Record], list[Problem]]:
     """The records that a new data set would have, and how many it would not."""
-    admission, count = admission_of(settings, records), len(records)
-    staying = [record for record in records if admission.may_stay(record)]
+    admission, count = admission_of(settings, folder, records), len(records)
+    agreed = [record for record in records if admission.has_consent(record)]
+    staying = [record for record in agreed if admission.may_stay(record)]
     entering = [record for record in staying if not admission.is_embargoed(record)]
     problems: list[Problem] = []
-    if len(staying) < count:
-        what = f"{count - len(staying)} of {count} records are left out: they name none of these"
+    if len(agreed) < count:
+        what = f"{count - len(agreed)} of {count} records are left out: they name none of these"
         fix = "nothing, if that is right; else correct the column of consents"
         problems.append(Problem(where="consent.protocols", what=what, fix=fix, fatal=False))
+    if len(staying) < len(agreed):
+        what = f"{len(agreed) - len(staying)} of {count} records are left out: withdrawn"
+        problems.append(Problem(where="withdrawals", what=what, fix="nothing", fatal=False))
     if len(entering) < len(staying):
         num = len(staying) - len(entering)
         what = f"{num} of {count} records are left out: under embargo, or without a date"

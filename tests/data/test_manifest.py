@@ -16,9 +16,10 @@ from asterion_client.settings import SiteSettings
 from asterion_shared.errors import DataProblemError, FileProblemError
 from asterion_shared.settings_files import validate
 
-
 EVERYBODY = admission_of(
-    validate(SiteSettings, {"name": "s", "task": "anomaly", "data": {"format": "nifti"}}, "s"), []
+    validate(SiteSettings, {"name": "s", "task": "anomaly", "data": {"format": "nifti"}}, "s"),
+    Path("absent"),
+    [],
 )
 
 
