@@ -8,6 +8,7 @@ import typer
 
 from asterion_client.consent_command_line import approve, continue_, pause, plans, refuse, review
 from asterion_client.enrolment_command_line import init, join
+from asterion_client.backup_command_line import backup, restore
 from asterion_client.ledger_command_line import app as ledger_app
 from asterion_client.withdrawal_command_line import withdraw, withdrawals
 
@@ -18,6 +19,8 @@ for _command in (init, join, review, approve, refuse, plans, pause):
 app.command("continue")(continue_)
 app.command()(withdraw)
 app.command()(withdrawals)
+app.command()(backup)
+app.command()(restore)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
 

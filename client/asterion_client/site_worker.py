@@ -11,6 +11,7 @@ import torch
 
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
+from asterion_client.privacy_ledger_restored import require_accepted
 from asterion_client.privacy_release import (
     charge_release,
     group_salt,
@@ -71,6 +72,7 @@ class SiteWorker:
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
             raise OrderRefusedError(msg, code="wrong_task")
+        require_accepted(self.settings, self.folder)
         refuse_readable(self.settings, order.plan)
         require_head(self.settings, self.folder, order)
         self._head = None
