@@ -167,7 +167,7 @@ def _add(
             facts.size = os.fstat(file.fileno()).st_size
             facts.mode = path.stat().st_mode & 0o777 if path.exists() else 0o600
             try:
-                tar.addfile(facts, read)  # type: ignore[arg-type]  # it reads, and nothing else
+                tar.addfile(facts, read)
             except OSError as error:
                 if error.errno is not None:
                     raise
