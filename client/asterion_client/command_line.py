@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
+from asterion_client.backup_command_line import backup, restore
 from asterion_client.consent_command_line import approve, continue_, pause, plans, refuse, review
 from asterion_client.enrolment_command_line import init, join
-from asterion_client.backup_command_line import backup, restore
 from asterion_client.ledger_command_line import app as ledger_app
 from asterion_client.withdrawal_command_line import withdraw, withdrawals
 

@@ -9,9 +9,9 @@ import typer
 from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.enrolment_command_line import enrol, init, operator, revoke
 from asterion_server.backup_command_line import backup, restore
+from asterion_server.enrolment_command_line import enrol, init, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_server.withdrawal_command_line import receipt_app, withdraw
-from asterion_shared.carrier import Carrier
 from asterion_shared.errors import ConnectionProblemError
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")

@@ -10,20 +10,15 @@ from typing import Annotated, Any, Literal
 
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-    load_pem_public_key,
-)
+from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 from pydantic import Field
 
 from asterion_server.run_folder import RunFolder
 from asterion_server.run_result import utc_now
+from asterion_shared.audit_keys import FILE, audit_public_key
 from asterion_shared.errors import FileProblemError
 from asterion_shared.files import write_atomically
-from asterion_shared.key_files import read_private, write_private
+from asterion_shared.key_files import read_private
 from asterion_shared.plan import Name, Sha256
 from asterion_shared.result import Result, UtcTime, read_result
 from asterion_shared.settings_files import Settings, validate
@@ -177,17 +172,9 @@ def coordinator_key(folder: Path) -> Ed25519PrivateKey:
         FileProblemError: others can read it, or it is not such a key.
         DiskProblemError: it cannot be made.
     """
-    path, fix = folder / "audit" / "audit.key", "put it back from a backup"
-    if not path.exists():
-        made = Ed25519PrivateKey.generate()
-        pem = made.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(path, pem)
-    try:
-        key = load_pem_private_key(read_private(path, fix), None)
-    except (ValueError, TypeError, UnsupportedAlgorithm):
-        key = None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise FileProblemError(path, "is not an Ed25519 key in PEM", fix)
+    audit_public_key(folder / "audit")  # makes it, and looks what it is
+    key = load_pem_private_key(read_private(folder / "audit" / FILE), None)
+    assert isinstance(key, Ed25519PrivateKey)  # noqa: S101  # it was looked at just now
     return key
 
 

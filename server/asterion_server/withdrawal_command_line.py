@@ -90,13 +90,10 @@ def _signed(
 @receipt_app.command("key")
 def show_key(folder: Folder = DEFAULT) -> None:
     """Print the public key of the coordinator's receipts; give it on another way than these."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
     from asterion_server.keys import open_provisioned
-    from asterion_server.receipts import coordinator_key
+    from asterion_shared.audit_keys import audit_public_key
 
-    public = coordinator_key(open_provisioned(folder).folder).public_key()
-    print(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode(), end="")
+    print(audit_public_key(open_provisioned(folder).folder / "audit"), end="")
 
 
 @receipt_app.command()

@@ -11,14 +11,16 @@ import pytest
 from safetensors.numpy import load_file
 from tests.faults.kill_cases import matrix_plan
 from tests.live.conftest import Federation, running_federation, wait_for
+from tests.papers import provisioned
 
 from asterion_server.backup import back_up_coordinator, restore_coordinator
-from asterion_server.keys import open_provisioned, provision
+from asterion_server.keys import open_provisioned
 from asterion_server.launch import launch
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.errors import FileProblemError, UserInputError
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import validate
+from asterion_sim.local_federation import signed_here
 
 
 def longer(kind: str) -> Plan:
@@ -34,7 +36,8 @@ def test_a_run_goes_on_from_a_backup_that_was_made_while_it_worked(tmp_path: Pat
     plan, out, target = longer("prox"), tmp_path / "b.tar", tmp_path / "restored"
     with running_federation(tmp_path, dict.fromkeys(("north", "south", "west"), 9.0),
                             carrier="link") as federation:  # fmt: skip
-        calm = launch(federation.made, plan, run="calm-run")
+        calm = launch(federation.made, plan, run="calm-run",
+                      signature=signed_here(federation.made.folder, plan, "calm-run"))  # fmt: skip
         assert calm.status == "finished"
         watched = federation.launch(plan)
         watched.wait_for_round(2)
@@ -71,7 +74,7 @@ def _kill(federation: Federation, name: str) -> None:
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Path:
     folder = tmp_path / "coordinator"
-    provision(folder, ["127.0.0.1"], ["north", "south"], port=18999, listen="127.0.0.1")
+    provisioned(folder, ["127.0.0.1"], ["north", "south"], port=18999, listen="127.0.0.1")
     return folder
 
 

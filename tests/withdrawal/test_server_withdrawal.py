@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 from tests.live.conftest import plan_of, running_federation, wait_for
+from tests.papers import provisioned
 
-from asterion_server.keys import provision
 from asterion_server.launch import launch
 from asterion_server.receipts import Withdrawal, coordinator_key, issue_receipt
 from asterion_server.run_folder import Launch, RunFolder
@@ -18,6 +18,7 @@ from asterion_server.withdrawal import rounds_with
 from asterion_shared.errors import UserInputError
 from asterion_shared.plan import Plan
 from asterion_shared.result import FinalModel, Result, SiteSummary
+from asterion_sim.local_federation import operator_key, signed_here
 
 ROUNDS = {"count": 25, "deadline_seconds": 240.0, "quorum": 2, "late": "wait"}
 MANIFESTS = {"old": "1" * 64, "new": "2" * 64}
@@ -33,12 +34,14 @@ def test_a_site_leaves_and_a_model_is_made_without_it(
         made = federation.made
         watched = federation.launch(plan)
         watched.wait_for_round(3)
-        done = asterion("server", "withdraw", "leaving", "west", "--folder", made.folder)
+        done = asterion("server", "withdraw", "leaving", "west", "--folder", made.folder,
+                        "--key", operator_key(made.folder))  # fmt: skip
         assert done.code == 0, done.err
         assert watched.end()[0] == 0  # whoever watches sees it go on
         again = RunFolder(made.runs / "leaving.without-west")
         wait_for(lambda: again.has_ended, 180, "the retraining")
-        direct = launch(made, plan, run="direct", sites=["north", "south"])
+        direct = launch(made, plan, run="direct", sites=["north", "south"],
+                        signature=signed_here(made.folder, plan, "direct"))  # fmt: skip
     result = json.loads((made.runs / "leaving" / "result.json").read_text())
     assert result["status"] == "finished"
     asked = {r["round"]: r["asked"] for r in result["rounds"]}
@@ -78,7 +81,7 @@ def result_of(plan: Plan, run: str, model: str, manifest: str) -> Result:
 @pytest.fixture
 def coordinator(tmp_path: Path) -> Path:
     folder = tmp_path / "coordinator"
-    provision(folder, ["127.0.0.1"], ["north", "south"], port=18998, listen="127.0.0.1")
+    provisioned(folder, ["127.0.0.1"], ["north", "south"], port=18998, listen="127.0.0.1")
     return folder
 
 
