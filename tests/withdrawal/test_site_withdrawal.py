@@ -325,10 +325,8 @@ def test_withdrawals_that_were_lost_stop_the_run(site: Path, deed: str) -> None:
 
 
 def test_names_from_a_file_or_the_terminal_and_names_that_cannot_be(
-    site: Path, asterion: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+    site: Path, asterion: Callable[..., Any]
 ) -> None:
-    import io
-
     toml, names = site / "site.toml", site / "names.txt"
     names.write_text("patient a\n\n  patient b \nnobody at all\n")
     done = asterion("site", "withdraw", toml, "--file", names)
@@ -336,11 +334,10 @@ def test_names_from_a_file_or_the_terminal_and_names_that_cannot_be(
     assert "3 withdrawn" in done.out
     assert "1 of them are in no record" in done.out
     assert "patient" not in done.said.replace("--what patients", "")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("patient a\npatient c\n"))
-    told = json.loads(asterion("site", "withdraw", toml, "--json").out)
+    typed = "patient a\npatient c\n"
+    told = json.loads(asterion("site", "withdraw", toml, "--json", typed=typed).out)
     assert (told["new"], told["known"]) == (1, 1)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
-    assert asterion("site", "withdraw", toml).code == 2
+    assert asterion("site", "withdraw", toml, typed="\n").code == 2
     assert asterion("site", "withdraw", toml, "--file", site / "absent").code == 11
     toml.write_text(toml.read_text().replace('group_column = "patient"\n', ""))
     refused = asterion("site", "withdraw", toml, "rows.csv:3")
