@@ -131,6 +131,8 @@ def _let_out(
         code = code_of(error)
         SITE_LOG.warning("the audit trail cannot go on: %s", describe(error, code))
         return reply(refusal(code))
+
+
 def _holds(desk: Desk, order: Order) -> bool:
     """Whether what was answered may be sent again; what stops that stops a new answer as well."""
     try:

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import typer
 
-from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
-from asterion_server.enrolment_command_line import enrol, init, operator, revoke
 from asterion_server.backup_command_line import backup, restore
-from asterion_server.enrolment_command_line import enrol, init, operator, revoke
+from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_server.withdrawal_command_line import receipt_app, withdraw
 from asterion_shared.errors import ConnectionProblemError

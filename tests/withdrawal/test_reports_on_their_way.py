@@ -70,7 +70,7 @@ def test_an_answer_in_memory_is_not_given_again_once_it_does_not_hold() -> None:
             raise DataProblemError(code, code=code)
         return holds
 
-    app = client_app_of(lambda context: Desk("s", answer, still_holds))
+    app = client_app_of(lambda context: Desk("s", answer, still_holds=still_holds))
 
     def ask() -> int:
         order = Order(run="r", plan=PLAN, round=0, phase="count")
