@@ -33,12 +33,14 @@ class Desk:
         answer: does the work; raises an error with a reason code to refuse.
         audit: where orders and answers are written down before they count; None: nowhere.
         log: where every number that leaves is put on record before it does; None: nowhere.
+        still_holds: whether the last answer may be given again to the same order.
     """
 
     name: str
     answer: Callable[[Order], Report]
     audit: AuditTrail | None = None
     log: EgressLog | None = None
+    still_holds: Callable[[Order], bool] = lambda order: True
 
 
 @dataclass(slots=True)
@@ -92,7 +94,7 @@ def _content(
         return _let_out(desk, reply(refusal(code)), order, unwritten=memory)
     order, digest = addressed.order, order_sha256(addressed.order, addressed.site)
     about = f"{order.run} {order.round}"
-    if memory.content is not None and memory.digest == digest:
+    if memory.content is not None and memory.digest == digest and _holds(desk, order):
         SITE_LOG.info("order %s: %s again, the same answer", hashed(about), order.phase)
         return _put_on_record(desk, order, memory.content)
     answer = guarded(lambda: _work(desk, order, memory), about=about)
@@ -147,6 +149,15 @@ def _put_on_record(desk: Desk | None, order: Order | None, content: RecordDict) 
     return content
 
 
+def _holds(desk: Desk, order: Order) -> bool:
+    """Whether what was answered may be sent again; what stops that stops a new answer as well."""
+    try:
+        return desk.still_holds(order)
+    except Exception as error:  # the last guard: a new answer is asked for, and refused
+        SITE_LOG.warning("an answer is not given again: %s", describe(error, code_of(error)))
+        return False
+
+
 def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Memory) -> None:
     order, metadata = addressed.order, message.metadata
     if addressed.site != desk.name:
@@ -180,7 +191,8 @@ def desk_of_file(path: str) -> Desk:
     settings, folder = read_site_settings(Path(path)), Path(path).resolve().parent
     trail = site_trail(settings, folder)
     log = EgressLog(folder / settings.state_folder, settings.name)
-    return Desk(settings.name, SiteDesk(settings, folder, trail).answer, trail, log)
+    desk = SiteDesk(settings, folder, trail)
+    return Desk(settings.name, desk.answer, trail, log, desk.still_holds)
 
 
 app = client_app_of(_desk_from_settings)

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from asterion_client.data import table
+from asterion_client.data.admission import admission_of
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.site_data import class_of, divide, read_case, read_raw
@@ -17,6 +18,7 @@ from asterion_shared.errors import (
     FileProblemError,
     MissingExtraError,
     Problem,
+    SettingsError,
 )
 from asterion_shared.plan import DataContract, Plan
 
@@ -48,6 +50,20 @@ def check_data(settings: SiteSettings, folder: Path, plan: Plan | None) -> Itera
             what=f"{place} holds no {settings.data.format} data",
             fix="correct data.folder or data.format in site.toml",
         )
+        return
+    try:
+        records, left_out = _admitted(settings, folder, records)
+    except SettingsError as error:
+        yield from error.problems
+        return
+    except FileProblemError as error:
+        yield Problem(where=error.path, what=error.what, fix=error.fix)
+        return
+    except MissingExtraError as error:
+        yield Problem(where="data.format", what=str(error), fix="install it")
+        return
+    yield from left_out
+    if not records:
         return
     yield from _check_smallest_group(settings, records)
     broken = list(_check_groups(records))
@@ -89,6 +105,33 @@ def _check_smallest_group(settings: SiteSettings, records: Sequence[Record]) -> 
             fix="name the patients, unless no patient has two records",
             fatal=False,
         )
+
+
+def _admitted(
+    settings: SiteSettings, folder: Path, records: Sequence[Record]
+) -> tuple[list[Record], list[Problem]]:
+    """The records that a new data set would have, and how many it would not."""
+    admission, count = admission_of(settings, folder, records), len(records)
+    agreed = [record for record in records if admission.has_consent(record)]
+    staying = [record for record in agreed if admission.may_stay(record)]
+    entering = [record for record in staying if not admission.is_embargoed(record)]
+    problems: list[Problem] = []
+    if len(agreed) < count:
+        what = f"{count - len(agreed)} of {count} records are left out: they name none of these"
+        fix = "nothing, if that is right; else correct the column of consents"
+        problems.append(Problem(where="consent.protocols", what=what, fix=fix, fatal=False))
+    if len(staying) < len(agreed):
+        what = f"{len(agreed) - len(staying)} of {count} records are left out: withdrawn"
+        problems.append(Problem(where="withdrawals", what=what, fix="nothing", fatal=False))
+    if len(entering) < len(staying):
+        num = len(staying) - len(entering)
+        what = f"{num} of {count} records are left out: under embargo, or without a date"
+        fix = "nothing, if that is right; else correct days, programme_key or date_key"
+        problems.append(Problem(where="consent.embargo", what=what, fix=fix, fatal=False))
+    if not entering:
+        what, fix = f"none of {count} records may be used", "correct the settings or the records"
+        problems.append(Problem(where="consent", what=what, fix=fix))
+    return entering, problems
 
 
 def _check_groups(records: Sequence[Record]) -> Iterator[Problem]:

@@ -6,15 +6,21 @@ from typing import Annotated
 
 import typer
 
+from asterion_client.backup_command_line import backup, restore
 from asterion_client.consent_command_line import approve, continue_, pause, plans, refuse, review
 from asterion_client.enrolment_command_line import init, join
 from asterion_client.ledger_command_line import app as ledger_app
+from asterion_client.withdrawal_command_line import withdraw, withdrawals
 
 app = typer.Typer(no_args_is_help=True, help="Run and check a site. Its data never leave it.")
 app.add_typer(ledger_app, name="ledger")
 for _command in (init, join, review, approve, refuse, plans, pause):
     app.command()(_command)
 app.command("continue")(continue_)
+app.command()(withdraw)
+app.command()(withdrawals)
+app.command()(backup)
+app.command()(restore)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
 

@@ -82,7 +82,8 @@ class ConsentSettings(Settings):
 
     protocols: tuple[Label, ...] = ()
     """Consents or study protocols: only records whose ``consent`` column in the manifest (or in
-    the table) names one of these are used; empty: the column is not looked at."""
+    the table, see ``data.consent_column``) names one of these are used; empty: the column is not
+    looked at."""
 
     embargo: EmbargoSettings | None = None
     """For FITS; absent: there is none."""

@@ -28,6 +28,7 @@ class LinkOrder:
         content: its parcel.
         over: set when nobody wants its report any more.
         report: what is to be sent; None: nothing yet.
+        stamp: of the site's withdrawals before the report was formed.
     """
 
     key: bytes
@@ -35,6 +36,7 @@ class LinkOrder:
     content: Parcel
     over: threading.Event = field(default_factory=threading.Event)
     report: Parcel | None = None
+    stamp: str = ""
 
 
 def read_order(order: wire.Order) -> LinkOrder:

@@ -93,6 +93,32 @@ def verify(folder: Folder, as_json: AsJson = False) -> None:
         raise typer.Exit(LedgerStoppedError.exit_code)
 
 
+@app.command()
+def accept(
+    folder: Folder,
+    head: Annotated[
+        list[str] | None,
+        typer.Argument(help="the head that each coordinator of this site knows, 64 hex digits"),
+    ] = None,
+    none: Annotated[
+        bool, typer.Option("--none", help="no coordinator knows a head of this site")
+    ] = False,
+) -> None:
+    """Let a ledger that was put back from a backup go on, if it has all that coordinators know."""
+    from asterion_client.privacy_ledger_restored import accept_restored
+    from asterion_shared.errors import UserInputError
+
+    heads = head or []
+    if bool(heads) == none:
+        msg = (
+            "name the head that each coordinator of this site knows (its file ledger_heads/SITE), "
+            "or say --none when none knows one"
+        )
+        raise UserInputError(msg)
+    end = accept_restored(_site(folder)[1], heads)
+    print(f"the ledger goes on after {end.count:,} entries")
+
+
 def _site(folder: Path) -> "tuple[SiteSettings, Path]":
     """The settings of a site and where its ledger lies."""
     from asterion_client.privacy_ledger import ledger_folder

@@ -29,6 +29,7 @@ from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_client.site_log import keep_log_clean
 from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.stored_reports import site_blobs, stored_parts
+from asterion_client.withdrawals import stamp_of
 from asterion_shared.child_process import watch_parent
 from asterion_shared.errors import AsterionError, DiskProblemError, FileProblemError
 from asterion_shared.files import make_folder, write_atomically
@@ -73,8 +74,9 @@ class LinkRunner:
         )
         self._lock = _lock(self._state)
         self.session = LinkSession(
-            connection, identity, self._blobs, _state_id(self._state), self._told
-        )
+            connection, identity, self._blobs, _state_id(self._state), self._told,
+            lambda: stamp_of(self._state),
+        )  # fmt: skip
         self._working, self._started = "", time.time()
         self._last: list[LinkOrder] = []
 
@@ -95,6 +97,7 @@ class LinkRunner:
         self._working = f"{order.order.message_type} of round {order.order.round}"
         self._write_status(self.session.standing)
         try:
+            stamp = stamp_of(self._state)
             content = unpack(order.content, self._blobs.private_view)
             message = order_message(
                 content, order.order.message_type, order.order.submission, order.order.round
@@ -111,7 +114,7 @@ class LinkRunner:
         finally:
             self._working = ""
             self._write_status(self.session.standing)
-        self.session.send(order, report)
+        self.session.send(order, report, stamp)
         self._collect(order, report)
 
     def _collect(self, order: LinkOrder, report: Parcel) -> None:

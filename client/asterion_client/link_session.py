@@ -25,7 +25,7 @@ from asterion_client.coordinator_words import (
     wanted_chunks,
 )
 from asterion_client.egress import describe
-from asterion_client.link_transfers import RateCap, seconds_until_open
+from asterion_client.link_transfers import RateCap, Watchdog, seconds_until_open
 from asterion_client.settings import ConnectionSettings
 from asterion_shared import __version__
 from asterion_shared.chunk_codec import pack, unpack
@@ -93,6 +93,8 @@ class LinkSession:
         blobs: where chunks are kept.
         state_id: 16 random bytes of the site's state folder.
         told: is called when the standing changed; from any thread.
+        stamp: changes when somebody withdraws; a report that was formed before that and is not
+            sent yet does not leave, and its order is handed out again. From any thread.
     """
 
     def __init__(
@@ -102,9 +104,10 @@ class LinkSession:
         blobs: BlobStore,
         state_id: bytes,
         told: Callable[[Standing], None],
+        stamp: Callable[[], str] = str,
     ) -> None:
         self._settings, self._identity, self._blobs = settings, identity, blobs
-        self._told = told
+        self._told, self._stamp = told, stamp
         self._hello = wire.Hello(
             format=WIRE_FORMAT, version=__version__, state_id=state_id,
             instance_id=secrets.token_bytes(16),
@@ -145,9 +148,15 @@ class LinkSession:
         except Empty:
             return None
 
-    def send(self, order: LinkOrder, report: Parcel) -> None:
-        """Have a report sent; its parts are stored already."""
-        order.report = report
+    def send(self, order: LinkOrder, report: Parcel, stamp: str = "") -> None:
+        """Have a report sent; its parts are stored already.
+
+        Args:
+            order: that it answers.
+            report: its records.
+            stamp: of before it was formed.
+        """
+        order.report, order.stamp = report, stamp
         self._to_send.put((order, report))
 
     def again(self, order: LinkOrder, seconds: float) -> None:
@@ -197,7 +206,7 @@ class LinkSession:
 
     def _listen(self, stub: service.LinkStub) -> None:
         self._call = call = stub.Attend(self._hello, wait_for_ready=False)
-        silent = _Watchdog(call.cancel)
+        silent = Watchdog(call.cancel, SILENT_SECONDS)
         try:
             for notice in call:
                 silent.heard()
@@ -291,7 +300,13 @@ class LinkSession:
                 order, report = self._to_send.get(timeout=1.0)
             except Empty:
                 continue
-            if self._until_done(order, lambda o=order, r=report: self._sent(o, r)):  # type: ignore[misc]
+            done = self._until_done(order, lambda o=order, r=report: self._sent(o, r))  # type: ignore[misc]
+            if not done and self._is_stale(order) and not order.over.is_set():
+                LOG.info("a report is formed anew: somebody has withdrawn")
+                order.report = None
+                self.again(order, 0.0)
+                continue
+            if done:
                 reached("S7")
             with self._lock:
                 self._orders.pop(order.key, None)
@@ -299,20 +314,27 @@ class LinkSession:
     def _sent(self, order: LinkOrder, parcel: Parcel) -> bool:
         assert self._stub is not None  # noqa: S101  # a session was up
         report = wire.Report(key=order.key, content=to_wire(parcel))
+        if self._is_stale(order):
+            return False
         if parcel.stored:
             needed = self._stub.Offer(report)
             reached("S6")
             if wanted := wanted_chunks(needed, parcel):
                 self._stub.Upload(self._chunks(order, parcel, wanted))
+        if self._is_stale(order):
+            return False
         self._stub.Submit(report)
         return True
+
+    def _is_stale(self, order: LinkOrder) -> bool:
+        return self._stamp() != order.stamp
 
     def _chunks(
         self, order: LinkOrder, parcel: Parcel, wanted: list[tuple[int, int]]
     ) -> Iterator[wire.Chunk]:
         for part, number in wanted:
             self._wait_for_hours(order)
-            if order.over.is_set() or self._stopping.is_set():
+            if order.over.is_set() or self._stopping.is_set() or self._is_stale(order):
                 return
             data = self._blobs.read(parcel.parts[part], number)
             packed = pack(data) if parcel.lossless else None
@@ -353,28 +375,6 @@ class LinkSession:
             failures += 1
             self._stopping.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
         return False
-
-
-class _Watchdog:
-    """Calls ``bite`` when nothing is heard for ``seconds``."""
-
-    def __init__(self, bite: Callable[[], object]) -> None:
-        self.seconds = SILENT_SECONDS
-        self._bite, self._last = bite, time.monotonic()
-        self._stopped = threading.Event()
-        threading.Thread(target=self._watch, daemon=True).start()
-
-    def heard(self) -> None:
-        self._last = time.monotonic()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def _watch(self) -> None:
-        while not self._stopped.wait(1.0):
-            if time.monotonic() - self._last > self.seconds:
-                self._bite()
-                return
 
 
 def _code(error: grpc.RpcError) -> str:

@@ -1,4 +1,4 @@
-"""When and how fast a site moves bytes: its own rate cap and its hours."""
+"""When and how fast a site moves bytes: its rate cap, its hours, a watch over silence."""
 
 import datetime
 import threading
@@ -72,3 +72,27 @@ def seconds_until_open(hours: Sequence[str], now: datetime.datetime) -> float:
             opens += datetime.timedelta(days=1)
         waits.append((opens - now).total_seconds())
     return min(waits, default=0.0)
+
+
+class Watchdog:
+    """Calls ``bite`` when nothing is heard for ``seconds``, which may be changed."""
+
+    def __init__(self, bite: Callable[[], object], seconds: float) -> None:
+        self.seconds = seconds
+        self._bite, self._last = bite, time.monotonic()
+        self._stopped = threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def heard(self) -> None:
+        """Begin to count anew."""
+        self._last = time.monotonic()
+
+    def stop(self) -> None:
+        """Bite no more."""
+        self._stopped.set()
+
+    def _watch(self) -> None:
+        while not self._stopped.wait(1.0):
+            if time.monotonic() - self._last > self.seconds:
+                self._bite()
+                return

@@ -24,6 +24,7 @@ SCHEMA_VERSION = 1
 DATABASE = "ledger.sqlite"
 WITNESS = "ledger.head"
 TOLD = "ledger.told"
+RESTORED = "ledger.restored"
 WAIT_SECONDS = 300.0
 """How long one process waits for another to finish its charge."""
 
@@ -66,7 +67,10 @@ class Store:
 
     def __init__(self, folder: Path, *, create: bool = True) -> None:
         self.path, self._witness, self._told = (folder / n for n in (DATABASE, WITNESS, TOLD))
+        self._folder = folder
         if not self.path.exists():
+            if problem := restored_problem(folder):
+                raise LedgerStoppedError(self.path, problem, RESTORE)
             if self._witness.exists():
                 what = f"the database is gone, its witness {WITNESS} is here"
                 raise LedgerStoppedError(self.path, what, RESTORE)
@@ -256,7 +260,7 @@ class Store:
         self._told.chmod(0o600)
 
     def told_problem(self, hashes: list[str]) -> str:
-        """Whether a coordinator was told what is not in a chain; empty when it was not.
+        """Whether a chain is of a backup, or lacks what a coordinator was told; empty when not.
 
         Args:
             hashes: of the start and of every entry, in order.
@@ -264,6 +268,8 @@ class Store:
         Raises:
             LedgerStoppedError: the file of what it was told cannot be read.
         """
+        if problem := restored_problem(self._folder):
+            return problem
         try:
             told = Told.model_validate_json(self._told.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -278,6 +284,17 @@ class Store:
             f"the ledger ends at {ours}, but the coordinator of run {told.run!r} was told the head "
             f"{told.head}, which is not in it (seen {told.seen_at})"
         )
+
+
+def restored_problem(folder: Path) -> str:
+    """Whether a ledger was put back from a backup and nobody has compared it; empty when not."""
+    try:
+        at = (folder / RESTORED).read_text(encoding="utf-8").strip()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    except (OSError, ValueError):
+        at = "an unknown time"
+    return f"it was put back from a backup of {at}, so charges since then may be forgotten"
 
 
 RESTORE = (

@@ -62,12 +62,13 @@ class SecureRounds:
         self._held, self._sum, self._instance = (order, report), None, None
         return report.bare()
 
-    def answer(self, order: Order, charge: Callable[..., None]) -> Report:
+    def answer(self, order: Order, charge: Callable[..., None], manifest_sha256: str) -> Report:
         """Take one step.
 
         Args:
             order: with a ``sum``.
             charge: ``charge(order, payload=vector)`` enters its release into the ledger.
+            manifest_sha256: of the data set as it is now; what is held of another one stays here.
 
         Raises:
             OrderRefusedError: nothing is held for it, the instance is not what the plan says, or a
@@ -75,7 +76,7 @@ class SecureRounds:
             DiskProblemError: the survivors cannot be put on record.
             BudgetSpentError: the vector would cost more privacy than the site allows.
         """
-        step, (held_for, report) = order.sum, self._held_for(order)
+        step, (held_for, report) = order.sum, self._held_for(order, manifest_sha256)
         assert step is not None  # noqa: S101  # its phase says so
         size = 0 if report.update is None else report.update.size
         vector = SummedVector(order.plan, size, order.round)
@@ -103,12 +104,12 @@ class SecureRounds:
             sum_message=message.to_bytes(),
         )
 
-    def _held_for(self, order: Order) -> tuple[Order, Report]:
+    def _held_for(self, order: Order, manifest_sha256: str) -> tuple[Order, Report]:
         step = order.sum
         if self._held is not None and step is not None:
             held, report = self._held
-            if (held.run, held.plan, held.round, held.phase) == (
-                order.run, order.plan, order.round, step.of,
+            if (held.run, held.plan, held.round, held.phase, report.manifest_sha256) == (
+                order.run, order.plan, order.round, step.of, manifest_sha256,
             ):  # fmt: skip
                 return held, report
         msg = f"nothing is held for a sum of round {order.round} (was the site restarted?)"

@@ -40,6 +40,10 @@ class SiteDataSettings(Settings):
     group_column: Label | None = None
     """Tables: the column that holds the patient."""
 
+    consent_column: Label = "consent"
+    """Manifests and tables: the column with the consents or protocols of a record, several of them
+    separated by ``;``. Looked at when ``consent.protocols`` names some."""
+
     image_hdu: Label = "SCI"
     """FITS: name of the image extension; the first image is used when there is none."""
 

@@ -40,3 +40,11 @@ class SiteDesk:
             return self._worker.answer(order)
         finally:
             self._days.worked(time.monotonic() - began)
+
+    def still_holds(self, order: Order) -> bool:
+        """Whether the last answer may be given again to the same order: nobody withdrew since.
+
+        Raises:
+            AsterionError: as :meth:`asterion_client.site_worker.SiteWorker.still_holds`.
+        """
+        return self._worker.still_holds(order)

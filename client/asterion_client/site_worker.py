@@ -11,6 +11,7 @@ import torch
 
 from asterion_client.data.site_data import check_frozen, load_site_data
 from asterion_client.local_round import Workspace, count_examples, make_workspace, work
+from asterion_client.privacy_ledger_restored import require_accepted
 from asterion_client.privacy_release import (
     charge_release,
     group_salt,
@@ -53,6 +54,8 @@ class SiteWorker:
         self._warm: tuple[str, str] | None = None
         self._data: SiteData | None = None
         self._workspace: Workspace | None = None
+        self._group_salt = ""
+        self._answered_from = ""
         self._secure = SecureRounds(settings, folder)
         self._head: str | None = None
 
@@ -65,43 +68,54 @@ class SiteWorker:
             DiskProblemError: the state folder cannot be written.
             BudgetSpentError: the report would cost more privacy than the site allows.
             LedgerStoppedError: the site's ledger lacks what it once had.
-        FileProblemError: what rounding lost in the round before cannot be read.
+            FileProblemError: what rounding lost in the round before cannot be read.
         """
         if order.plan.task != self.settings.task:
             msg = f"the plan is for {order.plan.task}, this site's data for {self.settings.task}"
             raise OrderRefusedError(msg, code="wrong_task")
+        require_accepted(self.settings, self.folder)
         refuse_readable(self.settings, order.plan)
         require_head(self.settings, self.folder, order)
         self._head = None
-        report = self._answer(order)
+        report, self._answered_from = self._answer(order)
         return replace(report, ledger_head=self._head)
 
-    def _answer(self, order: Order) -> Report:
+    def _answer(self, order: Order) -> tuple[Report, str]:
+        """The report, and the hash of the data set that it was formed from."""
         torch.set_num_threads(self.settings.compute.threads)
         data = self.data(order.run, order.plan)
         refuse_few(data, order.plan, self.settings.smallest_group)
         if order.phase == "sum":
-            return self._secure.answer(order, partial(self._charge, data=data))
+            charge = partial(self._charge, data=data)
+            summed = self._secure.answer(order, charge, data.manifest_sha256)
+            return summed, data.manifest_sha256
         if order.phase == "count":
             counted = count_examples(data)
             if order.plan.secure_sum is not None:
-                return counted.bare()
-            return without_small_groups(counted, data, self.settings.smallest_group, CellPatients())
+                return counted.bare(), data.manifest_sha256
+            few = self.settings.smallest_group
+            counted = without_small_groups(counted, data, few, CellPatients())
+            return counted, data.manifest_sha256
         report = self._worked(order, data)
+        # Who withdrew meanwhile has no part in what leaves.
+        while (now := self.data(order.run, order.plan)) is not data:
+            data = now
+            refuse_few(data, order.plan, self.settings.smallest_group)
+            report = self._worked(order, data)
         if order.plan.secure_sum is not None:
-            return self._secure.hold(order, report)
+            return self._secure.hold(order, report), data.manifest_sha256
         leaves = report.encoded or report.update
         if leaves is not None:
             self._charge(order, data, leaves)
             keep_residual(self.run_folder(order.run), order.round)
             reached("S5")
-        return report
+        return report, data.manifest_sha256
 
     def _worked(self, order: Order, data: SiteData) -> Report:
         """The report to a train or evaluate order: the stored one, or a new one once stored."""
         stored = StoredReport(self.settings, self.folder, order)
         found = stored.find()
-        if found is not None:
+        if found is not None and found.manifest_sha256 == data.manifest_sha256:
             return found
         folder, workspace = self.run_folder(order.run), self.workspace(order.plan)
         noted = CellPatients() if self._counts_patients(order.plan) else None
@@ -135,15 +149,31 @@ class SiteWorker:
             record_charge(self._audit, order, self._head)
 
     def data(self, run: str, plan: Plan) -> SiteData:
-        """The site's cases for a run, read at its first order and checked at each later one."""
-        if self._data is None or self._warm != (run, plan.sha256):
-            self._data, self._workspace = None, None
-            salt = group_salt(self.settings, self.folder, plan)
-            self._data = load_site_data(self.settings, self.folder, plan, run=run, group_salt=salt)
-            self._warm = (run, plan.sha256)
+        """The site's cases for a run, read at its first order and checked at each later one.
+
+        They are read again when records have left, so that nothing of these stays in memory.
+        """
+        settings, folder, warm = self.settings, self.folder, (run, plan.sha256)
+        if self._data is not None and self._warm == warm:
+            if self._data.manifest_sha256 == check_frozen(
+                settings, folder, plan, run, self._group_salt
+            ):
+                return self._data
         else:
-            check_frozen(self.settings, self.folder, plan, run)
+            self._workspace = None
+        self._data = None
+        self._group_salt = salt = group_salt(settings, folder, plan)
+        self._data = load_site_data(settings, folder, plan, run=run, group_salt=salt)
+        self._warm = warm
         return self._data
+
+    def still_holds(self, order: Order) -> bool:
+        """Whether the last answer may be given again: no record it was formed from has left since.
+
+        Raises:
+            AsterionError: the data cannot be had; see :meth:`answer`.
+        """
+        return self.data(order.run, order.plan).manifest_sha256 == self._answered_from
 
     def workspace(self, plan: Plan) -> Workspace:
         """The model object of the warm run."""

@@ -18,6 +18,7 @@ from asterion_server.keys import public_keys
 from asterion_server.ledger_heads import FOLDER, LedgerHeads
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.open_orders import FILE as OPEN_ORDERS
+from asterion_server.receipts import issue_receipt
 from asterion_server.round_audit import coordinator_trail, record_end, record_launch
 from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
@@ -139,6 +140,7 @@ def _tell(folder: RunFolder, plan: Plan, event: Event) -> None:
         from asterion_shared.reports.run_report import write_report
 
         write_report(event.result, folder.report, plan=plan)
+        issue_receipt(folder, event.result)
     append_event(folder.events, event)
 
 

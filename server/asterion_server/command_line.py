@@ -6,14 +6,20 @@ from typing import Annotated
 
 import typer
 
+from asterion_server.backup_command_line import backup, restore
 from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
+from asterion_server.withdrawal_command_line import receipt_app, withdraw
 from asterion_shared.errors import ConnectionProblemError
 
 app = typer.Typer(no_args_is_help=True, help="Run a coordinator and launch federated runs.")
 app.add_typer(quarantine_app, name="quarantine")
 for _command in (init, enrol, invite, revoke, operator):
     app.command()(_command)
+app.add_typer(receipt_app, name="receipt")
+app.command()(withdraw)
+app.command()(backup)
+app.command()(restore)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
 FolderOption = Annotated[

@@ -63,7 +63,7 @@ def launch(
         emit: is told of each event.
 
     Raises:
-        UserInputError: a site is not enrolled.
+        UserInputError: a site is not enrolled, or has withdrawn from the run.
         PlanMismatchError: the name belongs to a run with another plan.
         UnreachableError: the coordinator does not run.
         AsterionError: the run ended early, with the exit code of what ended it.
@@ -73,6 +73,10 @@ def launch(
         msg = f"the sites {', '.join(unknown)} are not enrolled; enrolled are {known}"
         raise UserInputError(msg)
     folder = RunFolder(made.runs / run)
+    left = folder.read_launch().left if folder.launch_file.exists() else ()
+    if gone := sorted(set(sites) & set(left)):
+        msg = f"{', '.join(gone)} has withdrawn from run {run!r}; launch it without, or another run"
+        raise UserInputError(msg)
     _claim(folder, plan, signature)
     with queue_of(made) as queue:
         told = 0
@@ -81,7 +85,8 @@ def launch(
                 return _tell_again(folder, emit)
             told = len(read_events(folder.events))
             wanted = Launch(
-                sites=tuple(sorted(sites or made.settings.sites)),
+                sites=tuple(sorted(set(sites or made.settings.sites) - set(left))),
+                left=left,
                 wait_seconds=wait_seconds,
                 plan_folder=str(plan_folder.resolve()),
             )

@@ -249,7 +249,7 @@ class _Loop:
         began = time.monotonic()
         there = self.participants(number)
         names = self.facts.expected_sites if there is None else there
-        busy = open_orders(self.plan, self.cohort, number)
+        busy = open_orders(self.plan, self.cohort, number, names)
         times = selected(self.plan, number, self.sites.sizes(names), busy)
         chosen = tuple(times)
         asked = [site for site in chosen if site not in busy]

@@ -34,6 +34,9 @@ class Launch(Settings):
     sites: tuple[Name, ...]
     """Sites that shall take part."""
 
+    left: tuple[Name, ...] = ()
+    """Sites that have withdrawn from the run; no launch brings them back."""
+
     wait_seconds: Annotated[float, Field(ge=0)] = 30.0
     """How long to wait for them at the start."""
 
@@ -71,6 +74,16 @@ class RunFolder:
     def signature_file(self) -> Path:
         """An operator's signature under the plan; absent when nobody signed."""
         return self.path / "signature.json"
+
+    @property
+    def withdrawal_file(self) -> Path:
+        """What this run was begun without (:mod:`asterion_server.receipts`); absent for others."""
+        return self.path / "withdrawal.json"
+
+    @property
+    def receipt(self) -> Path:
+        """The signed receipt for that withdrawal, written when the run has finished."""
+        return self.path / "receipt.json"
 
     @property
     def events(self) -> Path:

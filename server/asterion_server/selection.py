@@ -1,7 +1,7 @@
 """Which sites are asked in a round, and how often each counts."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.messages import CarryingCohort, Cohort
@@ -62,8 +62,12 @@ def selected(
     return dict(sorted(times.items()))
 
 
-def open_orders(plan: Plan, cohort: Cohort, round_: int) -> Mapping[str, int]:
+def open_orders(
+    plan: Plan, cohort: Cohort, round_: int, names: Collection[str]
+) -> Mapping[str, int]:
     """Sites that still work for an earlier round whose report can be folded, with that round.
+
+    Of ``names`` alone: what a site was asked before it withdrew is not folded after it.
 
     Raises:
         PlanMismatchError: the plan carries late reports over and the cohort cannot.
@@ -76,7 +80,8 @@ def open_orders(plan: Plan, cohort: Cohort, round_: int) -> Mapping[str, int]:
             "'quorum' or 'wait'"
         )
         raise PlanMismatchError(msg)
-    return cohort.open_orders(round_, plan.rounds.most_stale)
+    found = cohort.open_orders(round_, plan.rounds.most_stale)
+    return {site: made_for for site, made_for in found.items() if site in names}
 
 
 def weight_of(plan: Plan, num_examples: int, times: int) -> float:

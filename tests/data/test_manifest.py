@@ -7,10 +7,24 @@ from pathlib import Path
 
 import pytest
 
-from asterion_client.data.manifest import content_sha256, freeze
+from asterion_client.data.admission import admission_of
+from asterion_client.data.manifest import Divide, Frozen, content_sha256
+from asterion_client.data.manifest import freeze as freeze_admitted
 from asterion_client.data.records import Record
 from asterion_client.data.splits import split_field, split_records
+from asterion_client.settings import SiteSettings
 from asterion_shared.errors import DataProblemError, FileProblemError
+from asterion_shared.settings_files import validate
+
+EVERYBODY = admission_of(
+    validate(SiteSettings, {"name": "s", "task": "anomaly", "data": {"format": "nifti"}}, "s"),
+    Path("absent"),
+    [],
+)
+
+
+def freeze(records: Sequence[Record], divide: Divide, path: Path | None) -> Frozen:
+    return freeze_admitted(records, divide, path, EVERYBODY)
 
 
 def divide(records: Sequence[Record]) -> list[Record]:

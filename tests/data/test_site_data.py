@@ -282,11 +282,11 @@ def test_a_frozen_run_ignores_new_files_and_misses_gone_ones(tmp_path: Path) -> 
     second = load()
     assert [c.id for c in second.train] == [c.id for c in first.train]
     assert [c.id for c in second.test] == [c.id for c in first.test]
-    check_frozen(settings, tmp_path, VOLUMES, "r1")
+    check_frozen(settings, tmp_path, VOLUMES, "r1", "")
     assert len(load_site_data(settings, tmp_path, VOLUMES, run="r2").train) > 4
     (tmp_path / "labels" / "patient_1.nii.gz").unlink()
     with pytest.raises(DataProblemError) as caught:
-        check_frozen(settings, tmp_path, VOLUMES, "r1")
+        check_frozen(settings, tmp_path, VOLUMES, "r1", "")
     assert caught.value.code == "data_withdrawn"
 
 

@@ -200,7 +200,7 @@ def running_federation(
         for name, path in tomls.items():
             text = path.read_text().replace(f":{made.settings.port}", f":{way}")
             # A run that is stopped in the middle of a message leaves its rest behind for ever.
-            path.write_text(text + "message_seconds = 30\n")
+            path.write_text(text.replace("[connection]\n", "[connection]\nmessage_seconds = 30\n"))
             running.start(name, "site", "start", str(path), "--wait", "90")
         for name in SITES:
             wait_for(

@@ -96,6 +96,18 @@ def fits_grid(path: Path, settings: SiteDataSettings, dimensions: int) -> Grid:
         return Grid(tuple(hdu.shape[-dimensions:]), _pixel_scale_arcsec(hdu.header))
 
 
+def header_texts(path: Path, settings: SiteDataSettings, key: str) -> tuple[str, ...]:
+    """What a key says in the file's first header and in that of the image; empty when in neither.
+
+    Raises:
+        UnreadableFileError: not FITS or without an image.
+        MissingExtraError: astropy is not installed.
+    """
+    with _opened(path) as hdus:
+        image = _image_hdu(hdus, settings.image_hdu, path, _other_planes(settings))
+        return tuple(str(h.header[key]).strip() for h in (hdus[0], image) if key in h.header)
+
+
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from asterion_client.data import npz, table
+from asterion_client.data.admission import Admission
 from asterion_client.data.dicom import slice_files
 from asterion_client.data.records import Record
+from asterion_client.withdrawals import FIX, forget_trained
 from asterion_shared.errors import DataProblemError, FileProblemError
 from asterion_shared.files import write_atomically
 
@@ -33,34 +36,39 @@ class Frozen:
     sha256: str
 
 
-def freeze(found: Sequence[Record], divide: Divide, path: Path | None) -> Frozen:
+def freeze(
+    found: Sequence[Record], divide: Divide, path: Path | None, admission: Admission
+) -> Frozen:
     """Fix the data set of a run, and who is on which side.
 
     Args:
         found: what the site has now.
         divide: how it is split, asked only at the first call.
         path: where the run's manifest is stored; None to store nothing (simulation).
+        admission: which records may be in it.
 
     Returns:
-        At the first call all records. Later those of the stored manifest, on the sides they had:
-        new files wait for the next run.
+        At the first call all records that may enter. Later those of the stored manifest, on the
+        sides they had: new files wait for the next run. Records that may not stay have left it,
+        and what they had a part in is removed.
 
     Raises:
-        DataProblemError: ``data_withdrawn``: a record of the manifest is gone or changed; or what
-            ``divide`` raises.
+        DataProblemError: ``data_withdrawn``: a record of the manifest is gone or changed without a
+            withdrawal; or what ``divide`` raises.
         FileProblemError: the stored manifest is not what was written.
         DiskProblemError: the manifest cannot be stored.
     """
     if path is not None and path.exists():
-        return _thaw(_keys(found), path)
-    keys = {_place(record): key for key, record in _keys(found).items()}
-    parts = [(keys[_place(record)], record) for record in divide(found)]
+        return _thaw(_keys(found, admission), path, admission)
+    # Of all that are found, so that a record has the same key whoever else is admitted.
+    keys = {_place(record): key for key, record in _keys(found, admission).items()}
+    admitted = [record for record in found if admission.may_enter(record)]
+    parts = [(keys[_place(record)], record) for record in divide(admitted)]
     frozen = _frozen(parts)
     if path is not None:
-        rows = [{"key": key, "split": r.split, "region": r.region} for key, r in parts]
-        rows.sort(key=lambda row: (row["key"], row["region"]))
-        text = json.dumps({"sha256": frozen.sha256, "records": rows}, indent=0)
-        write_atomically(path, text.encode())
+        mark_of = admission.withdrawals.mark_of
+        rows = [_Row(key, r.split, r.region, mark_of(r.group)) for key, r in parts]
+        _store(path, rows, admission, ())
     return frozen
 
 
@@ -86,40 +94,84 @@ def _file_sha256(path: Path, size: int, mtime_ns: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _thaw(keys: dict[str, Record], path: Path) -> Frozen:
+@dataclass(frozen=True, slots=True, order=True)
+class _Row:
+    """A record, or its part, as the stored manifest has it; the mark says whose it is."""
+
+    key: str
+    split: str
+    region: tuple[tuple[int, int], ...]
+    mark: str
+
+    @property
+    def name_sha256(self) -> str:
+        return _name_sha256(self.key, self.split, self.region)
+
+
+def _store(
+    path: Path, rows: Sequence[_Row], admission: Admission, left: Sequence[dict[str, Any]]
+) -> None:
+    stored = {
+        "sha256": _set_sha256(row.name_sha256 for row in rows),
+        "marks": admission.withdrawals.salt_sha256,
+        "left": left,
+        "records": [asdict(row) for row in sorted(rows)],
+    }
+    write_atomically(path, json.dumps(stored, indent=0).encode())
+
+
+def _thaw(keys: dict[str, Record], path: Path, admission: Admission) -> Frozen:
+    fix = "take part in the next run; this one cannot know its data any more"
     try:
         stored: dict[str, Any] = json.loads(path.read_text())
         rows = [
-            (
+            _Row(
                 str(row["key"]),
                 str(row["split"]),
                 tuple((int(start), int(stop)) for start, stop in row["region"]),
+                str(row["mark"]),
             )
             for row in stored["records"]
         ]
-        wanted = str(stored["sha256"])
+        wanted, marks, left = str(stored["sha256"]), str(stored["marks"]), list(stored["left"])
     except (OSError, ValueError, KeyError, TypeError):
-        fix = "take part in the next run; this one cannot know its data any more"
         raise FileProblemError(path, "is not the manifest that was written", fix) from None
-    num_gone = len({key for key, _, _ in rows if key not in keys})
+    if _set_sha256(row.name_sha256 for row in rows) != wanted:
+        raise FileProblemError(path, "was edited: its hash does not fit", fix)
+    if marks != admission.withdrawals.salt_sha256:
+        what = "was made beside another file of withdrawals, so some may be forgotten"
+        raise FileProblemError(path, what, FIX)
+    staying = [row for row in rows if _may_stay(row, keys, admission)]
+    if len(staying) < len(rows):
+        # First what they had a part in: whoever is killed here does it again.
+        forget_trained(path.parent)
+        at = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        left.append({"at": at, "num_records": len(rows) - len(staying), "sha256_before": wanted})
+        _store(path, staying, admission, left)
+    num_gone = len({row.key for row in staying if row.key not in keys})
     if num_gone:
         msg = (
             f"{num_gone} records of the run's frozen data set are gone or changed; put them back "
             "to go on, or take part in the next run"
         )
         raise DataProblemError(msg, code="data_withdrawn")
-    frozen = _frozen([(k, replace(keys[k], split=s, region=region)) for k, s, region in rows])
-    if frozen.sha256 != wanted:
-        fix = "take part in the next run; this one cannot know its data any more"
-        raise FileProblemError(path, "was edited: its hash does not fit", fix)
-    return frozen
+    parts = [(r.key, replace(keys[r.key], split=r.split, region=r.region)) for r in staying]
+    return _frozen(parts)
 
 
-def _keys(records: Sequence[Record]) -> dict[str, Record]:
+def _may_stay(row: _Row, keys: dict[str, Record], admission: Admission) -> bool:
+    """By its mark also where the file is gone already, or has another name."""
+    if row.mark in admission.withdrawals.moments:
+        return False
+    return row.key not in keys or admission.may_stay(keys[row.key])
+
+
+def _keys(records: Sequence[Record], admission: Admission) -> dict[str, Record]:
     """Records by a hash of their content; a second equal one gets a hash of its own."""
     keys: dict[str, Record] = {}
     for record in sorted(records, key=_place):
-        parts = [_content(record), content_sha256(record.mask_path) if record.mask_path else ""]
+        own = _content(record, admission.settings.consent_column)
+        parts = [own, content_sha256(record.mask_path) if record.mask_path else ""]
         # The group is not in it: it may be a file's name, and the sides are stored anyway.
         key = hashlib.sha256("\x1f".join([*parts, record.label]).encode()).hexdigest()
         while key in keys:
@@ -128,12 +180,16 @@ def _keys(records: Sequence[Record]) -> dict[str, Record]:
     return keys
 
 
-def _content(record: Record) -> str:
-    """A row's own content, so that a new row does not change the others; else the file's."""
+def _content(record: Record, consent_column: str) -> str:
+    """A row's own content, so that a new row does not change the others; else the file's.
+
+    The row's consents are not in it: they may change, and it is the same record.
+    """
     if record.index is None or record.problem:
         return content_sha256(record.path)
     if record.path.suffix.lower() == ".csv":
-        row = table.read_rows(record.path)[record.index]
+        cells = table.read_rows(record.path)[record.index]
+        row = {name: cell for name, cell in cells.items() if name != consent_column}
         return hashlib.sha256(json.dumps(row, sort_keys=True).encode()).hexdigest()
     return npz.row_sha256(record.path, record.index)
 
@@ -144,7 +200,14 @@ def _place(record: Record) -> tuple[str, int]:
 
 def _frozen(parts: Sequence[tuple[str, Record]]) -> Frozen:
     ordered = sorted(parts, key=lambda part: (*_place(part[1]), part[1].region))
-    names = [f"{key} {record.split} {record.region}" for key, record in ordered]
-    hashes = [hashlib.sha256(name.encode()).hexdigest() for name in names]
-    digest = hashlib.sha256("\n".join(sorted(hashes)).encode()).hexdigest()
-    return Frozen(tuple(r for _, r in ordered), tuple(h[:12] for h in hashes), digest)
+    hashes = [_name_sha256(key, record.split, record.region) for key, record in ordered]
+    ids = tuple(h[:12] for h in hashes)
+    return Frozen(tuple(r for _, r in ordered), ids, _set_sha256(hashes))
+
+
+def _name_sha256(key: str, split: str, region: tuple[tuple[int, int], ...]) -> str:
+    return hashlib.sha256(f"{key} {split} {region}".encode()).hexdigest()
+
+
+def _set_sha256(names: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()

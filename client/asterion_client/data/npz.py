@@ -26,6 +26,7 @@ ROWS = {
     "groups": "group",
     "split": "split",
     "splits": "split",
+    "consent": "consent",
 }
 """Arrays of one row an image, and what they are; others in the file are not looked at."""
 
@@ -40,10 +41,11 @@ class NpzIndex:
     labels: tuple[str, ...]
     groups: tuple[str, ...]
     splits: tuple[str, ...]
+    consents: tuple[str, ...]
 
 
 def read_index(path: Path) -> NpzIndex:
-    """Labels, groups and splits of an npz; ``labels`` with the shape of masks are masks.
+    """Labels, groups, splits and consents of an npz; ``labels`` with the shape of masks are masks.
 
     Raises:
         UnreadableFileError: not an npz, pickled inside, without ``images``, or arrays of other
@@ -55,6 +57,7 @@ def read_index(path: Path) -> NpzIndex:
         labels=_texts(arrays, "labels"),
         groups=_texts(arrays, "group"),
         splits=_texts(arrays, "split"),
+        consents=_texts(arrays, "consent"),
     )
 
 

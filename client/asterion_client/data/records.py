@@ -1,6 +1,7 @@
 """Which examples a site has: from a manifest CSV, or from the folder's layout."""
 
 import csv
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,6 +32,7 @@ class Record:
         group: patient or field; examples of one group stay on one side of the split.
         group_named: whether the site named the group; else it is the name of the file or row.
         split: ``train``, ``test``, or empty when the site leaves it to us.
+        consent: what the column of consents says; None where there is no such column.
         index: row of a table or of an npz, else None.
         region: for a part of a field, (start, stop) on each axis; empty for the whole.
         problem: why it cannot be used, known without reading it; empty when it may be.
@@ -42,6 +44,7 @@ class Record:
     group: str
     group_named: bool = False
     split: str = ""
+    consent: str | None = None
     index: int | None = None
     region: tuple[tuple[int, int], ...] = ()
     problem: str = ""
@@ -70,7 +73,7 @@ def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> li
     elif settings.format == "npz":
         records = _npz_records(settings, folder)
     elif settings.manifest is not None:
-        records = _manifest_records(folder / settings.manifest, folder, task)
+        records = _manifest_records(settings, folder / settings.manifest, folder, task)
     else:
         records = _layout_records(settings, folder, task)
     return sorted(records, key=lambda r: (str(r.path), -1 if r.index is None else r.index))
@@ -84,7 +87,9 @@ def bare_name(path: Path) -> str:
     return path.name
 
 
-def _manifest_records(manifest: Path, folder: Path, task: TaskName) -> list[Record]:
+def _manifest_records(
+    settings: SiteDataSettings, manifest: Path, folder: Path, task: TaskName
+) -> list[Record]:
     rows = _read_rows(manifest)
     records: list[Record] = []
     seen: set[Path] = set()
@@ -108,10 +113,16 @@ def _manifest_records(manifest: Path, folder: Path, task: TaskName) -> list[Reco
                 group=(row.get("group") or "").strip() or bare_name(path),
                 group_named=bool((row.get("group") or "").strip()),
                 split=_checked_split(split, where, manifest),
+                consent=_cell(row, settings.consent_column),
                 problem=f"{where} names {missing[0]}, which does not exist" if missing else "",
             )
         )
     return records
+
+
+def _cell(row: Mapping[str, str | None], column: str) -> str | None:
+    """What a row says in a column, empty where it says nothing; None without the column."""
+    return (row[column] or "").strip() if column in row else None
 
 
 def _checked_split(split: str, where: str, path: Path) -> str:
@@ -182,6 +193,7 @@ def _table_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                     group=named or f"{path.name}:{number}",
                     group_named=bool(named),
                     split=split,
+                    consent=_cell(row, settings.consent_column),
                     index=number,
                 )
             )
@@ -208,6 +220,7 @@ def _npz_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                     split=_checked_split(
                         index.splits[number] if index.splits else "", f"row {number}", path
                     ),
+                    consent=index.consents[number] if index.consents else None,
                     index=number,
                 )
             )

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_client.data import table
+from asterion_client.data.admission import admission_of
 from asterion_client.data.dicom import read_dicom
 from asterion_client.data.dicom_seg import read_dicom_with_mask
 from asterion_client.data.fits import Grid, fits_grid, read_fits
@@ -23,6 +24,7 @@ from asterion_client.data.records import Record, find_records
 from asterion_client.data.splits import split_field, split_records
 from asterion_client.data.transforms import prepare
 from asterion_client.settings import SiteDataSettings, SiteSettings
+from asterion_client.withdrawals import ensure_salt
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.errors import DataProblemError
 from asterion_shared.plan import DataContract, Plan
@@ -59,6 +61,7 @@ def load_site_data(
             ``label_outside_classes``, ``mask_shape_mismatch``, ``settings_invalid`` (a patient is
             on both sides) or ``wrong_task`` (a table for a plan of images, or the reverse).
         FileProblemError: the folder or the manifest is missing or wrong.
+        SettingsError: ``consent.protocols`` is set and the records do not say theirs.
         MissingExtraError: the reader's package is not installed.
         DiskProblemError: the frozen manifest cannot be stored.
     """
@@ -88,7 +91,7 @@ def load_site_data(
         train=_part(cases, train),
         test=_part(cases, test),
         num_bad_files=len(bad),
-        manifest_sha256=_keyed(frozen.sha256, group_salt) if group_salt else frozen.sha256,
+        manifest_sha256=_keyed(frozen.sha256, group_salt),
         bad_files=bad,
         num_train_patients=len({frozen.records[i].group for i in train}),
         num_test_patients=len({frozen.records[i].group for i in test}),
@@ -96,16 +99,23 @@ def load_site_data(
 
 
 def _keyed(sha256: str, secret: str) -> str:
-    return hmac.digest(secret.encode(), sha256.encode(), "sha256").hex()
+    return sha256 if not secret else hmac.digest(secret.encode(), sha256.encode(), "sha256").hex()
 
 
-def check_frozen(settings: SiteSettings, folder: Path, plan: Plan, run: str) -> None:
+def check_frozen(
+    settings: SiteSettings, folder: Path, plan: Plan, run: str, group_salt: str
+) -> str:
     """Look whether every record of a run's frozen data set is still there, unchanged.
 
+    Records whose patient has withdrawn, or whose consent was taken away, leave it here.
+
+    Returns:
+        Its hash, as :func:`load_site_data` gives it: another one when records have left.
+
     Raises:
-        DataProblemError: ``data_withdrawn``.
+        DataProblemError: ``data_withdrawn``: a record is gone or changed without a withdrawal.
     """
-    _freeze(settings, folder, plan, run)
+    return _keyed(_freeze(settings, folder, plan, run).sha256, group_salt)
 
 
 def manifest_path(settings: SiteSettings, folder: Path, run: str | None) -> Path | None:
@@ -183,10 +193,13 @@ def _freeze(settings: SiteSettings, folder: Path, plan: Plan, run: str | None) -
             found = []  # everything is gone: that is for the manifest to say
         else:
             raise
+    if run is not None:
+        ensure_salt(folder / settings.state_folder)  # the manifest's marks need it
     return freeze(
         found,
         lambda records: divide(records, settings.data, plan),
         manifest_path(settings, folder, run),
+        admission_of(settings, folder, found),
     )
 
 
