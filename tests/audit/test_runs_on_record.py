@@ -24,9 +24,12 @@ from asterion_shared.audit_verify import Verdict, verify_trails
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, AuditBrokenError, DiskProblemError
 from asterion_shared.messages import Order, Report
+from asterion_shared.operator_keys import make_operator_key
 from asterion_shared.plan import Plan
 from asterion_shared.result import Result
 from asterion_shared.settings_files import validate
+from asterion_shared.signed_plan import read_operator_key, sign_plan
+from asterion_sim.local_federation import CONSENT, OPERATOR
 
 SITES = ("north", "south")
 PRIVATE = {"protects": "site", "noise": "site", "clip_norm": 1.0, "noise_multiplier": 2.0,
@@ -39,6 +42,7 @@ class Federation:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self.key, public, _ = make_operator_key(root / "operator", OPERATOR)
         for name in SITES:
             folder = root / name
             folder.mkdir()
@@ -46,7 +50,10 @@ class Federation:
                 f'name = "{name}"\ntask = "classification"\n'
                 '[data]\nformat = "table"\nfolder = "."\ngroup_column = "patient"\n'
                 "[privacy]\nepsilon_limit = 1000.0\ndelta = 1e-6\n"
+                f"[egress]\nsmallest_group = 1\n{CONSENT}"  # they have eight patients
             )
+            (folder / "operators").mkdir()
+            (folder / "operators" / public.name).write_bytes(public.read_bytes())
             rows = [f"0.{i},{('well', 'ill')[i % 2]},{PATIENT}{i}" for i in range(8)]
             (folder / "rows.csv").write_text("\n".join(["a,label,patient", *rows]) + "\n")
 
@@ -62,6 +69,8 @@ class Federation:
         folder = RunFolder(self.root / "centre" / "runs" / name)
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.plan_file.write_text(plan.canonical())
+        signed = sign_plan(plan, name, OPERATOR, read_operator_key(self.key))
+        folder.signature_file.write_text(signed.model_dump_json())
         folder.write_launch(Launch(sites=SITES, wait_seconds=0.0))
         heads = LedgerHeads(self.root / "centre" / "ledger_heads")
         return conduct(grid, folder, heads, coordinator_trail(self.root / "centre"))

@@ -77,7 +77,7 @@ def test_what_cannot_be_recorded_does_not_leave(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     log = EgressLog(tmp_path, "north")
-    app = client_app_of(lambda _: Desk("north", make_report, log))
+    app = client_app_of(lambda _: Desk("north", make_report, log=log))
 
     def asked() -> RecordDict:
         message = order_message(encode_order(make_order(PLAN), "north"), "train", 1, 1)

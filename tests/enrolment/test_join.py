@@ -80,7 +80,7 @@ def test_a_new_site_is_asked_about_on_both_sides(made: Provisioned, tmp_path: Pa
     assert not (tmp_path / "west" / "ca.pem").exists()
     done = take(made, toml, lambda *words: not asked.append(words))
     assert asked[1] == (done.authority,)
-    assert set(done.new) == {"peers/north", "peers/south", "peers/west"}
+    assert set(done.new) == {"peers/north", "peers/south", "peers/west", "operators/local"}
     assert done.new["peers/west"] == shown
     assert "[connection]" in toml.read_text()
     again = take(made, toml)  # nothing new, so no question

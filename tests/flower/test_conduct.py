@@ -134,7 +134,7 @@ class FakeControl:
     status: dict[int, FlowerRun] = field(default_factory=dict)
     crash: bool = False
 
-    def start(self, fab: bytes, sha256: str, config: Mapping[str, str]) -> int:
+    def start(self, bundle: bytes, config: Mapping[str, str]) -> int:
         number = len(self.status) + 1
         self.status[number] = FlowerRun(number, "running", "", config["run"])
         threading.Thread(target=self._conduct, args=(number, config["run"])).start()

@@ -83,4 +83,5 @@ def test_status_shows_every_enrolled_site(tmp_path: Path, monkeypatch: pytest.Mo
             "west": {"state": "registered", "since": None, "run": "", "round": None},
         },
         "runs": {},
+        "papers": [],
     }  # fmt: skip
