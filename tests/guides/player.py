@@ -105,6 +105,10 @@ class Player:
                         shutil.copy(self.machines[source].folder / path, machines[0].folder)
         assert hooks == ({}, {}), "the guide lacks commands that the test knows"
 
+    def type(self, machine: str, command: str, code: int = 0) -> None:
+        """Carry out one command on a machine; it must end with the code."""
+        self._type(self.machines[machine], command, code)
+
     def stop(self) -> None:
         """End what goes on in the background, and remove the names of the machines."""
         for process in self._background:
