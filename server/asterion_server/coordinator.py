@@ -204,6 +204,7 @@ class LinkCoordinator:
 
     def _look_after(self, carried: _Carried, say: Say) -> None:
         if carried.service.pid is not None:
+            carried.service.bound_log()
             return
         name = carried.folder.path.name
         if carried.folder.has_ended:
