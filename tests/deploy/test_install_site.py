@@ -53,8 +53,8 @@ def with_requirement(wheel: Path, folder: Path, requirement: str) -> Path:
         for name in old.namelist():
             content = old.read(name)
             if name.endswith("/METADATA"):
-                content = content.replace(b"\nRequires-Dist:", b"\nRequires-Dist: %s\nRequires-Dist:"
-                                          % requirement.encode(), 1)  # fmt: skip
+                more = f"\nRequires-Dist: {requirement}\nRequires-Dist:".encode()
+                content = content.replace(b"\nRequires-Dist:", more, 1)
             new.writestr(name, content)
     return changed
 
