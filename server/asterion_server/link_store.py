@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sql
 from sqlalchemy import event as sql_event
@@ -315,6 +315,13 @@ class LinkStore:
             SiteSession(r.site, r.instance_id, r.version, r.is_open, r.opened, r.last_contact)
             for r in rows
         ]
+
+    def num_orders(self) -> dict[str, int]:
+        """How many orders are stored, by state; every state is there."""
+        states = sql.select(_order.c.state, sql.func.count()).group_by(_order.c.state)
+        with self._begin(reads_only=True) as db:
+            found = {row[0]: int(row[1]) for row in db.execute(states)}
+        return {state: found.get(state, 0) for state in get_args(OrderState)}
 
     def orders_at_work(self) -> dict[str, tuple[str, int]]:
         """Sites that were sent an order and have not answered, with its run and round."""
