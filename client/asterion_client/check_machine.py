@@ -141,8 +141,8 @@ def _certificate(path: Path) -> Iterator[Vital]:
     try:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
-        problem = Problem(where="certificate", what="cannot be read", fix=fix)
-        yield Vital("certificate_seconds_left", None, problem)
+        spoilt = Problem(where="certificate", what="cannot be read", fix=fix)
+        yield Vital("certificate_seconds_left", None, spoilt)
         return
     left = (ends - datetime.now(UTC)).total_seconds()
     problem = None
