@@ -119,7 +119,9 @@ echo "asterion $version is installed: $root/opt/asterion -> $program"
 [ -z "${written:-}" ] || echo "settings to fill in: $etc/site.toml"
 cat <<TEXT
 next, once:
-  put the files of the site's kit into $etc, owned by asterion, with mode 0600
+  sudo -u asterion /opt/asterion/bin/asterion site init /etc/asterion/site/site.toml
+  send the request that it makes to the coordinator's operator, and with the answer:
+  sudo -u asterion /opt/asterion/bin/asterion site join /etc/asterion/site/site.toml NAME.enrolment.json
   sudo -u asterion /opt/asterion/bin/asterion site check /etc/asterion/site/site.toml
   sudo systemctl enable --now asterion-site.service asterion-site-status.timer
 back to an earlier version: sudo ln -sfn asterion-VERSION-... /opt/asterion && sudo systemctl restart asterion-site

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from cryptography import x509
 
+from asterion_client.check_connection import RENEW
 from asterion_client.settings import SiteSettings
 from asterion_shared.child_process import MOST_LOG_BYTES
 from asterion_shared.errors import Problem
@@ -137,20 +138,19 @@ def _at_least(name: str, value: float | None, least: int, where: str, fix: str) 
 
 
 def _certificate(path: Path) -> Iterator[Vital]:
-    fix = "ask the coordinator's operator for site.pem and ca.pem anew"
     try:
         ends = x509.load_pem_x509_certificate(path.read_bytes()).not_valid_after_utc
     except (OSError, ValueError):
-        spoilt = Problem(where="certificate", what="cannot be read", fix=fix)
+        spoilt = Problem(where="certificate", what="cannot be read", fix=RENEW)
         yield Vital("certificate_seconds_left", None, spoilt)
         return
     left = (ends - datetime.now(UTC)).total_seconds()
     problem = None
     if left <= 0:
-        problem = Problem(where="certificate", what=f"ended on {ends:%Y-%m-%d}", fix=fix)
+        problem = Problem(where="certificate", what=f"ended on {ends:%Y-%m-%d}", fix=RENEW)
     elif left < WARNING_DAYS * 86_400:
         what = f"ends on {ends:%Y-%m-%d}, in {left / 86_400:.0f} days"
-        problem = Problem(where="certificate", what=what, fix=fix, fatal=False)
+        problem = Problem(where="certificate", what=what, fix=RENEW, fatal=False)
     yield Vital("certificate_seconds_left", left, problem)
 
 

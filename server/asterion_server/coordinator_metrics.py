@@ -8,7 +8,7 @@ from typing import get_args
 
 from cryptography import x509
 
-from asterion_server.keys import Provisioned
+from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.launch import run_states
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
@@ -40,7 +40,7 @@ def metrics_served(made: Provisioned) -> Iterator[None]:
 def metrics_page(made: Provisioned) -> Page:
     """How the coordinator stands now; 503 with the reason when its files cannot be read."""
     try:
-        return Page(200, CONTENT_TYPE, exposition(list(_figures(made))))
+        return Page(200, CONTENT_TYPE, exposition(list(_figures(open_provisioned(made.folder)))))
     except (AsterionError, OSError, ValueError) as error:
         # The text of the error names files: it is in the coordinator's own logs.
         return Page(503, "text/plain", f"# not known now ({type(error).__name__})\n")
@@ -76,10 +76,10 @@ def _site_figures(made: Provisioned) -> Iterator[Figure]:
         if session is not None:
             yield Figure("asterion_coordinator_site_last_contact_timestamp_seconds",
                          "Its last word.", session.last_contact, label)  # fmt: skip
-        kept = made.kit(site) / "site.pem"
+        kept = made.certificates(site)
         if kept.is_file():
             yield Figure("asterion_coordinator_site_certificate_seconds_left",
-                         "Until the certificate of its kit ends.",
+                         "Until the newest certificate that it was given ends.",
                          _seconds_left(kept.read_bytes()), label)  # fmt: skip
 
 

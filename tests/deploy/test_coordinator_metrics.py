@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 from tests.link.loopback import free_port
+from tests.papers import provisioned
 
 from asterion_server.coordinator_metrics import metrics_served
-from asterion_server.keys import Provisioned, open_provisioned, provision
+from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.run_folder import Launch, RunFolder
@@ -29,7 +30,7 @@ def with_port(folder: Path, **other: object) -> Provisioned:
 
 @pytest.fixture
 def made(tmp_path: Path) -> Provisioned:
-    provision(tmp_path / "center", ["localhost"], ["north", "south", "west"], port=free_port())
+    provisioned(tmp_path / "center", ["localhost"], ["north", "south", "west"], port=free_port())
     return with_port(tmp_path / "center", metrics_port=free_port())
 
 
@@ -106,7 +107,7 @@ def test_figures_of_sites_runs_and_queue(made: Provisioned) -> None:
 def test_what_cannot_be_read_is_no_figure_and_names_no_file(made: Provisioned) -> None:
     made.certificate.unlink()
     with metrics_served(made):
-        assert get(made) == (503, "# not known now (FileNotFoundError)\n")
+        assert get(made) == (503, "# not known now (FileProblemError)\n")
 
 
 def test_it_listens_on_the_loopback_interface_alone_and_stops(made: Provisioned) -> None:
@@ -127,11 +128,15 @@ def test_it_listens_on_the_loopback_interface_alone_and_stops(made: Provisioned)
         socket.create_connection(("127.0.0.1", port), 1)
 
 
-def test_enrolling_a_site_keeps_the_port(made: Provisioned) -> None:
-    port = made.settings.metrics_port
-    again = provision(made.folder, ["localhost"], ["north", "east"], port=made.settings.port)
-    assert again.settings.metrics_port == port
-    assert open_provisioned(made.folder).settings == again.settings
+def test_a_site_that_is_enrolled_meanwhile_is_told_of_and_the_port_stays(made: Provisioned) -> None:
+    left = 'asterion_coordinator_site_certificate_seconds_left{site="east"}'
+    with metrics_served(made):
+        assert left not in get(made)[1]
+        again = provisioned(made.folder, ["localhost"], ["east"])
+        values = dict(line.rsplit(" ", 1) for line in get(made)[1].splitlines())
+    assert float(values[left]) > 86_400
+    assert again.settings.sites == ("east", "north", "south", "west")
+    assert again.settings.metrics_port == made.settings.metrics_port
 
 
 def test_the_text_format() -> None:

@@ -1,6 +1,7 @@
 """The installer of a site, run for real: below a folder, and as root on a machine of its own."""
 
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -10,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import typer.main
 
+from asterion_client.command_line import app
 from asterion_client.settings import read_site_settings
 
 ROOT = Path(__file__).parents[2]
@@ -80,11 +83,16 @@ def test_two_wheels_make_a_site_and_once_more_changes_nothing(
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((site / "site.toml").stat().st_mode) == 0o600
     assert "enable --now asterion-site.service asterion-site-status.timer" in done.stdout
+    told_next = re.findall(r"sudo -u asterion /opt/asterion/bin/asterion site (.*)", done.stdout)
+    assert [words.split()[0] for words in told_next] == ["init", "join", "check"]
+    for words in told_next:
+        name, *rest = words.split()
+        typer.main.get_command(app).commands[name].make_context(name, rest)  # type: ignore[attr-defined]
     told = subprocess.run(
         [program / "bin/asterion", "site", "check", site / "site.toml"],
         capture_output=True, text=True, check=False, env=os.environ | {"PYTHONPATH": str(others)},
     )  # fmt: skip
-    assert told.returncode == 12  # the kit is not there yet
+    assert told.returncode == 12  # it has not joined yet
     assert "ca.pem does not exist" in told.stdout
 
     (site / "site.toml").write_text("# mine\n")

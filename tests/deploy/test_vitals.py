@@ -193,7 +193,7 @@ def test_a_clock_that_was_never_set(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("days", "found"),
-    [(61, []), (59.9, [("in 60 days", False)]), (-2, [("ended on", True)])],
+    [(31, []), (29.9, [("in 30 days", False)]), (-2, [("ended on", True)])],
 )
 def test_certificates(days: float, found: list[tuple[str, bool]], site: Path) -> None:
     certificate(site / "site.pem", days)
