@@ -5,8 +5,6 @@ What it prints names files: it is for the eyes of the site, on the site's own te
 
 import copy
 import os
-import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +13,12 @@ import torch
 
 from asterion_client.check_connection import check_connection
 from asterion_client.check_data import check_data
+from asterion_client.check_machine import clock, disk, machine_problems
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_shared.errors import Problem, SettingsError
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import read_toml, validate
 
-LEAST_FREE_BYTES = 2 * 2**30
-EARLIEST_CLOCK = 1_767_225_600.0  # 2026-01-01: a clock before it was never set.
 NEEDED_FOR_DATA = ("task", "data", "data.format", "data.folder", "data.manifest")
 """Settings without which looking at the data would only confuse."""
 
@@ -48,7 +45,7 @@ def check_site(site_toml: Path, plan: Plan | None = None) -> list[Problem]:
         problems += check_data(settings, folder, plan)
     problems += _check_disk(folder / settings.state_folder)
     problems += _check_device(settings.compute.device)
-    problems += _check_clock()
+    problems += machine_problems(clock())
     if settings.connection is not None or "connection" not in values:
         problems += check_connection(settings.connection, settings.name, folder)
     return problems
@@ -101,14 +98,7 @@ def _check_disk(state: Path) -> Iterator[Problem]:
         yield Problem(
             where="state_folder", what=f"{home} is not writable", fix="change its owner or folder"
         )
-    free = shutil.disk_usage(home).free
-    if free < LEAST_FREE_BYTES:
-        yield Problem(
-            where="state_folder",
-            what=f"{free / 2**30:.1f} GiB are free on its disk",
-            fix=f"free some space: at least {LEAST_FREE_BYTES / 2**30:.0f} GiB",
-            fatal=False,
-        )
+    yield from machine_problems(disk(state))
 
 
 def _check_device(device: str) -> Iterator[Problem]:
@@ -120,13 +110,4 @@ def _check_device(device: str) -> Iterator[Problem]:
             where="compute.device",
             what=f"{device} is asked for and torch finds {torch.cuda.device_count()} such devices",
             fix="install the driver and a torch with CUDA, or set device = 'cpu'",
-        )
-
-
-def _check_clock() -> Iterator[Problem]:
-    if time.time() < EARLIEST_CLOCK:
-        yield Problem(
-            where="clock",
-            what=f"this machine thinks it is {time.strftime('%Y-%m-%d')}",
-            fix="set the clock: certificates and signatures depend on it",
         )

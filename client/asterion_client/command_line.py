@@ -55,14 +55,21 @@ def status(
     from dataclasses import asdict
 
     from asterion_client.check_connection import own_problems
+    from asterion_client.check_machine import machine_problems
     from asterion_client.settings import read_site_settings
-    from asterion_client.site_standing import in_words, problem_of, read_status
+    from asterion_client.site_standing import in_words, read_status
+    from asterion_client.site_vitals import read_vitals, whole_problem
     from asterion_shared.errors import FileProblemError, UnreachableError
 
     settings = read_site_settings(site_toml)
     state = site_toml.resolve().parent / settings.state_folder
     silent = settings.connection.silent_minutes if settings.connection is not None else 10.0
-    problem = problem_of(state, silent)
+    problem = whole_problem(state, silent)
+    warnings = [
+        str(p)
+        for p in machine_problems(read_vitals(state))
+        if not p.fatal and p.where != "certificate"  # the papers below say more
+    ]
     try:
         found = read_status(state)
         told, stands = asdict(found), in_words(found)
@@ -72,12 +79,44 @@ def status(
         own_problems(settings.connection, settings.name, site_toml.resolve().parent)
     )  # fmt: skip
     if as_json:
-        print(json.dumps(told | {"problem": problem, "papers": [str(paper) for paper in papers]}))
+        rows = {"papers": [str(paper) for paper in papers], "warnings": warnings}
+        print(json.dumps(told | {"problem": problem} | rows))
     else:
         print(f"site {settings.name}: {problem or stands}")
         for paper in papers:
             print(f"{'problem' if paper.fatal else 'warning'}: {paper}")
+        for warning in warnings:
+            print(f"warning: {warning}")
     if problem and exit_code:
+        raise typer.Exit(UnreachableError.exit_code)
+
+
+@app.command()
+def doctor(
+    site_toml: SiteToml,
+    as_json: Annotated[bool, typer.Option("--json", help="for programs")] = False,
+) -> None:
+    """Look at the machine now: disk, memory, clock, certificate, GPU, logs, last contact.
+
+    It reads no data and may run beside the daemon, which looks each minute by itself. Ends with
+    code 32 when the site is not well; warnings do not change that.
+    """
+    from dataclasses import asdict
+
+    from asterion_client.check_machine import look_at_machine, machine_problems
+    from asterion_client.settings import read_site_settings
+    from asterion_client.site_vitals import contact, vitals_table
+    from asterion_shared.errors import UnreachableError
+
+    settings, folder = read_site_settings(site_toml), site_toml.resolve().parent
+    vitals = [*look_at_machine(settings, folder), *contact(settings, folder)]
+    if as_json:
+        rows = [asdict(vital) for vital in vitals]
+        print(json.dumps({"site": settings.name, "vitals": rows}))
+    else:
+        for line in vitals_table(vitals):
+            print(line)
+    if any(problem.fatal for problem in machine_problems(vitals)):
         raise typer.Exit(UnreachableError.exit_code)
 
 

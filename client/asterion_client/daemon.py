@@ -86,7 +86,7 @@ def run_site(site_toml: Path, *, wait_seconds: float, say: Say, stop: Event) -> 
     else:
         from asterion_client.link_daemon import run_on_link
 
-        run_on_link(settings.name, site_toml.resolve(), given, state, say, stop)
+        run_on_link(settings, site_toml.resolve(), given, state, say, stop)
 
 
 def _wait_for_coordinator(

@@ -1,36 +1,33 @@
 """The site's daemon on the link: keeps its process going, and says how the site stands."""
 
-import http.server
 import json
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from threading import Event
-from typing import Any
 
 from asterion_client.check_connection import missing_certificate, own_problems
 from asterion_client.daemon import Say
-from asterion_client.settings import ConnectionSettings
+from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_client.site_standing import (
     SiteStatus,
     meaning_of,
-    problem_of,
     read_status,
     write_status,
 )
+from asterion_client.site_vitals import health_page, metrics_page, watched_machine
 from asterion_shared.child_process import Service
 from asterion_shared.daily_warnings import DailyWarnings
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
     FileProblemError,
-    PortInUseError,
 )
 from asterion_shared.link.certificate_check import raise_first
+from asterion_shared.status_pages import Page, serve_pages
 
+Pages = Mapping[str, Callable[[], Page]]
 CHECK_SECONDS = 0.2
 FAILED_START = "cannot start: "
 """What the site's process writes before its error, when it cannot run at all."""
@@ -40,13 +37,18 @@ FINAL = ("foreign", "revoked", "other_version", "second_process")
 
 
 def run_on_link(
-    name: str, site_toml: Path, connection: ConnectionSettings, state: Path, say: Say, stop: Event
+    settings: SiteSettings,
+    site_toml: Path,
+    connection: ConnectionSettings,
+    state: Path,
+    say: Say,
+    stop: Event,
 ) -> None:
     """Keep a site connected until told to stop.
 
     Args:
-        name: of the site.
-        site_toml: its settings, absolute.
+        settings: the site's.
+        site_toml: where they were read from, absolute.
         connection: its connection.
         state: its state folder.
         say: is told in one line each time the site's standing changes.
@@ -59,13 +61,18 @@ def run_on_link(
         PortInUseError: the health port is taken.
         AsterionError: the site's process cannot start.
     """
+    name = settings.name
     _check_own(name, site_toml.parent, connection)
     papers = DailyWarnings(lambda: own_problems(connection, name, site_toml.parent), say)
     papers.look_if_due()
     command = [sys.executable, "-m", "asterion_client.link_runner", "--site", str(site_toml)]
     runner = Service("runner", command, state / "logs" / "runner.log")
     daemon = _Daemon(name, connection, state, runner, say)
-    with _health(connection, state):
+    pages = _pages(settings, connection, state)
+    with (
+        serve_pages(connection.health_address, connection.health_port, pages),
+        watched_machine(settings, site_toml.parent),
+    ):
         _say_it_starts(name, state)
         try:
             runner.start()
@@ -147,42 +154,9 @@ class _Daemon:
         raise error
 
 
-@contextmanager
-def _health(connection: ConnectionSettings, state: Path) -> Iterator[None]:
-    """Answer ``/health`` on the loopback interface: 200 when the site is well, else 503.
-
-    Raises:
-        PortInUseError: the port is taken.
-    """
-    if connection.health_port is None:
-        yield
-        return
-
-    class Health(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path != "/health":
-                self.send_error(404)
-                return
-            problem = problem_of(state, connection.silent_minutes)
-            body = json.dumps({"well": not problem, "problem": problem}).encode()
-            self.send_response(503 if problem else 200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its own name
-            """Nothing: a health check each second would fill the log."""
-
-    try:
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", connection.health_port), Health)
-    except OSError:
-        address = f"127.0.0.1:{connection.health_port}"
-        raise PortInUseError(address) from None
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
+def _pages(settings: SiteSettings, connection: ConnectionSettings, state: Path) -> Pages:
+    silent = connection.silent_minutes
+    return {
+        "/health": lambda: health_page(state, silent),
+        "/metrics": lambda: metrics_page(settings.name, state, silent),
+    }

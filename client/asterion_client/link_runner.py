@@ -14,7 +14,7 @@ import secrets
 import signal
 import time
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import TextIO
 
 from flwr.app import Context, RecordDict
@@ -83,15 +83,23 @@ class LinkRunner:
     def serve(self, stop: Event) -> None:
         """Answer orders until told to stop, or the session is broken."""
         self.session.start()
-        told = 0.0
-        while not (stop.is_set() or self.session.broken.is_set()):
-            order = self.session.next_order(0.5)
-            if order is not None and not order.over.is_set():
-                self._answer(order)
-            if time.monotonic() - told > STATUS_SECONDS:
-                told = time.monotonic()
-                self._write_status(self.session.standing)
+        over = Event()
+        # Beside the work: training for minutes is no sign of a dead process.
+        teller = Thread(target=self._tell_until, args=(over,), daemon=True, name="status")
+        teller.start()
+        try:
+            while not (stop.is_set() or self.session.broken.is_set()):
+                order = self.session.next_order(0.5)
+                if order is not None and not order.over.is_set():
+                    self._answer(order)
+        finally:
+            over.set()
         self.session.stop()
+
+    def _tell_until(self, over: Event) -> None:
+        while not over.is_set():
+            self._write_status(self.session.standing)
+            over.wait(STATUS_SECONDS)
 
     def _answer(self, order: LinkOrder) -> None:
         self._working = f"{order.order.message_type} of round {order.order.round}"

@@ -128,7 +128,7 @@ def _leaves(plan: Plan, tried: DryRun | None) -> Iterator[str]:
         if plan.kind == "train":
             size = f", {tried.num_weights:,} numbers" if tried is not None else ""
             yield f"each round: the change of the network's weights{size}"
-            noised = plan.privacy is not None and plan.privacy.noise == "site"
+        noised = plan.privacy is not None and plan.privacy.noise == "site"
         loss = "" if noised or plan.kind != "train" else ", the mean loss"
         yield f"how many examples and steps{loss}, how many seconds it took"
         yield "counts and sums from which the metrics on held-out examples are formed"

@@ -98,7 +98,11 @@ class ConnectionSettings(Settings):
     health address and, when asked, by its exit code."""
 
     health_port: Annotated[int, Field(ge=1, le=65535)] | None = None
-    """Port on 127.0.0.1 where ``/health`` says how the site stands; absent: none."""
+    """Port where ``/health`` says how the site stands and ``/metrics`` says it in figures, for
+    Prometheus; absent: none. The link only."""
+
+    health_address: str = "127.0.0.1"
+    """Address that this port is opened on: this machine alone, unless you write another."""
 
     peers: str | None = None
     """Folder with the public key of every site, ``NAME.pem``, relative to ``site.toml``; needed

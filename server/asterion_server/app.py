@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from logging.handlers import RotatingFileHandler
 from pathlib import Path
 
 from flwr.app import Context
@@ -24,6 +25,7 @@ from asterion_server.rounds import run_rounds
 from asterion_server.run_folder import RunFolder
 from asterion_shared.audit import AuditTrail
 from asterion_shared.carrier import Carrier
+from asterion_shared.child_process import MOST_LOG_BYTES
 from asterion_shared.errors import AsterionError, UserInputError
 from asterion_shared.events import Event, RunFinished, append_event
 from asterion_shared.plan import Plan
@@ -147,7 +149,7 @@ def _tell(folder: RunFolder, plan: Plan, event: Event) -> None:
 @contextmanager
 def _log_to(path: Path) -> Iterator[None]:
     """Flower discards what a ServerApp prints, so the run has its own log."""
-    handler = logging.FileHandler(path)
+    handler = RotatingFileHandler(path, maxBytes=MOST_LOG_BYTES, backupCount=1)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     LOG.addHandler(handler)
     LOG.setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from threading import Event
 from types import TracebackType
 from typing import Protocol, Self
 
+from asterion_server.coordinator_metrics import metrics_served
 from asterion_server.keys import (
     Provisioned,
     check_key_files,
@@ -143,6 +144,10 @@ class LinkCoordinator:
 
     def keep_running(self, say: Say, stop: Event) -> None:
         """Start runs that wait, and again what dies, until told to stop."""
+        with metrics_served(self.made):
+            self._keep_running(say, stop)
+
+    def _keep_running(self, say: Say, stop: Event) -> None:
         papers = papers_warnings(self.made, say)
         while not stop.wait(CHECK_SECONDS):
             papers.look_if_due()
@@ -200,10 +205,11 @@ class LinkCoordinator:
         carried = _Carried(folder, Service(f"run {name}", command, folder.path / "process.log"))
         carried.service.start()
         self._runs[name] = carried
-        say(f"run {name} goes on" if _newest_round(folder) else f"run {name} begins")
+        say(f"run {name} goes on" if folder.newest_checkpoint else f"run {name} begins")
 
     def _look_after(self, carried: _Carried, say: Say) -> None:
         if carried.service.pid is not None:
+            carried.service.bound_log()
             return
         name = carried.folder.path.name
         if carried.folder.has_ended:
@@ -212,7 +218,7 @@ class LinkCoordinator:
             return
         if not carried.is_dead:
             carried.is_dead = True
-            reached = _newest_round(carried.folder)
+            reached = carried.folder.newest_checkpoint
             carried.deaths = 1 if reached != carried.round else carried.deaths + 1
             carried.round = reached
         if carried.deaths < MOST_DEATHS:
@@ -235,11 +241,6 @@ class LinkCoordinator:
 def papers_warnings(made: Provisioned, say: Say) -> DailyWarnings:
     """Certificates of the coordinator and of its sites that will soon end."""
     return DailyWarnings(lambda: papers_problems(open_provisioned(made.folder)), say)
-
-
-def _newest_round(folder: RunFolder) -> str:
-    stored = (folder.path / "checkpoints").glob("round-*.safetensors")
-    return max((path.name for path in stored), default="")
 
 
 def restart(services: Sequence[Service], say: Say) -> None:

@@ -44,6 +44,12 @@ class CoordinatorSettings(Settings):
     runs_at_once: Annotated[int, Field(ge=1, le=64)] = 4
     """Runs that go on at one time under the link; others wait."""
 
+    metrics_port: Annotated[int, Field(ge=1, le=65535)] | None = None
+    """Port of ``/metrics``, for Prometheus; absent: none. The link only."""
+
+    metrics_address: str = "127.0.0.1"
+    """Address that this port is opened on: this machine alone, unless you write another."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda s: s.database is None or not problem_of_url(s.database),

@@ -10,18 +10,18 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import sqlalchemy as sql
 from sqlalchemy import event as sql_event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
+from asterion_server.link_tables import META, ORDER, REPORT, SCHEMA_VERSION, SESSION, VERSION
 from asterion_shared.errors import DiskProblemError, PlanMismatchError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
 from asterion_shared.link.refusals import LinkRefusedError
 
-SCHEMA_VERSION = 1
 BUSY_SECONDS = 30.0
 TABLES_LOCK = 0x61737465
 """Number of the advisory lock under which PostgreSQL's tables are made."""
@@ -30,41 +30,6 @@ SESSION_SECONDS = 30.0
 """A session without contact for so long may be taken over by another state folder."""
 
 OrderState = Literal["open", "answered", "over"]
-_meta = sql.MetaData()
-_version = sql.Table("link_version", _meta, sql.Column("version", sql.Integer, nullable=False))
-_order = sql.Table(
-    "link_order",
-    _meta,
-    sql.Column("key", sql.String(64), primary_key=True),
-    sql.Column("site", sql.String(63), nullable=False),
-    sql.Column("run", sql.String(63), nullable=False),
-    sql.Column("round", sql.Integer, nullable=False),
-    sql.Column("message_type", sql.String(40), nullable=False),
-    sql.Column("content", sql.LargeBinary, nullable=False),
-    sql.Column("state", sql.String(10), nullable=False),
-    sql.Column("attempt", sql.Integer, nullable=False),
-    sql.Column("submission", sql.BigInteger, nullable=False),
-    sql.Column("expires", sql.Float),
-    sql.Index("link_order_by_site", "site", "state"),
-    sql.Index("link_order_by_run", "run", "round"),
-)
-_report = sql.Table(
-    "link_report",
-    _meta,
-    sql.Column("key", sql.String(64), sql.ForeignKey("link_order.key"), primary_key=True),
-    sql.Column("content", sql.LargeBinary, nullable=False),
-)
-_session = sql.Table(
-    "link_session",
-    _meta,
-    sql.Column("site", sql.String(63), primary_key=True),
-    sql.Column("state_id", sql.String(64), nullable=False),
-    sql.Column("instance_id", sql.String(64), nullable=False),
-    sql.Column("version", sql.String(40), nullable=False),
-    sql.Column("is_open", sql.Boolean, nullable=False),
-    sql.Column("opened", sql.Float, nullable=False),
-    sql.Column("last_contact", sql.Float, nullable=False),
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,10 +114,10 @@ class LinkStore:
             if self._url.get_backend_name() == "postgresql":
                 # Two processes that make the tables at once would be in each other's way.
                 db.execute(sql.select(sql.func.pg_advisory_xact_lock(TABLES_LOCK)))
-            _meta.create_all(db)
-            found = db.scalar(sql.select(_version.c.version))
+            META.create_all(db)
+            found = db.scalar(sql.select(VERSION.c.version))
             if found is None:
-                db.execute(_version.insert().values(version=SCHEMA_VERSION))
+                db.execute(VERSION.insert().values(version=SCHEMA_VERSION))
             elif found != SCHEMA_VERSION:
                 msg = (
                     f"{self._url.render_as_string()} is of version {found}, this program's is "
@@ -168,34 +133,34 @@ class LinkStore:
         """Store orders, all or none. One that is there is open again unless it was answered."""
         with self._begin() as db:
             for order in orders:
-                known = db.scalar(sql.select(_order.c.state).where(_order.c.key == order.key))
+                known = db.scalar(sql.select(ORDER.c.state).where(ORDER.c.key == order.key))
                 if known is None:
-                    db.execute(_order.insert().values(**_row(order)))
+                    db.execute(ORDER.insert().values(**_row(order)))
                     continue
                 again: dict[str, Any] = {"submission": order.submission, "expires": order.expires}
                 if known == "over":
                     again["state"] = "open"
-                db.execute(_order.update().where(_order.c.key == order.key).values(again))
+                db.execute(ORDER.update().where(ORDER.c.key == order.key).values(again))
 
     def order(self, key: str) -> StoredOrder | None:
         """An order by its key, or None."""
         with self._begin(reads_only=True) as db:
-            row = db.execute(sql.select(_order).where(_order.c.key == key)).one_or_none()
+            row = db.execute(sql.select(ORDER).where(ORDER.c.key == key)).one_or_none()
         return None if row is None else _order_of(row)
 
     def open_orders(self, site: str) -> list[StoredOrder]:
         """What a site shall still answer, oldest round first."""
-        wanted = sql.select(_order).where(_order.c.site == site, _order.c.state == "open")
+        wanted = sql.select(ORDER).where(ORDER.c.site == site, ORDER.c.state == "open")
         with self._begin(reads_only=True) as db:
-            rows = db.execute(wanted.order_by(_order.c.round, _order.c.key)).all()
+            rows = db.execute(wanted.order_by(ORDER.c.round, ORDER.c.key)).all()
         return [order for order in map(_order_of, rows) if order.is_wanted]
 
     def count_attempt(self, key: str) -> int:
         """Note that an order is about to be sent; how often that makes."""
         with self._begin() as db:
-            more = _order.update().where(_order.c.key == key)
-            db.execute(more.values(attempt=_order.c.attempt + 1))
-            return int(db.scalar(sql.select(_order.c.attempt).where(_order.c.key == key)) or 0)
+            more = ORDER.update().where(ORDER.c.key == key)
+            db.execute(more.values(attempt=ORDER.c.attempt + 1))
+            return int(db.scalar(sql.select(ORDER.c.attempt).where(ORDER.c.key == key)) or 0)
 
     def is_open(self, key: str) -> bool:
         """Whether a report to an order is still wanted."""
@@ -210,7 +175,7 @@ class LinkStore:
         """
         with self._begin() as db:
             row = db.execute(
-                sql.select(_order).where(_order.c.key == key).with_for_update()
+                sql.select(ORDER).where(ORDER.c.key == key).with_for_update()
             ).one_or_none()
             if row is None:
                 raise LinkRefusedError(code="unknown_order", why=f"no order {key[:12]}")
@@ -220,42 +185,42 @@ class LinkStore:
             if not order.is_wanted:
                 raise LinkRefusedError(code="order_over", why=f"order {key[:12]} is over")
             data = to_wire(content).SerializeToString()
-            db.execute(_report.insert().values(key=key, content=data))
-            answered = _order.update().where(_order.c.key == key)
+            db.execute(REPORT.insert().values(key=key, content=data))
+            answered = ORDER.update().where(ORDER.c.key == key)
             db.execute(answered.values(state="answered"))
         return False
 
     def report(self, key: str) -> Parcel | None:
         """The report to an order; None while there is none."""
         with self._begin(reads_only=True) as db:
-            data = db.scalar(sql.select(_report.c.content).where(_report.c.key == key))
+            data = db.scalar(sql.select(REPORT.c.content).where(REPORT.c.key == key))
         return None if data is None else _parcel(data)
 
     def end(self, keys: Iterable[str]) -> None:
         """Nobody wants reports to these orders any more."""
         with self._begin() as db:
-            over = _order.update().where(_order.c.key.in_(list(keys)), _order.c.state == "open")
+            over = ORDER.update().where(ORDER.c.key.in_(list(keys)), ORDER.c.state == "open")
             db.execute(over.values(state="over"))
 
     def reclaim(self, run: str, before_round: int, keep: Iterable[str] = ()) -> None:
         """Remove a run's orders of earlier rounds and their reports, but for those to keep."""
-        old = sql.and_(_order.c.run == run, _order.c.round < before_round)
+        old = sql.and_(ORDER.c.run == run, ORDER.c.round < before_round)
         with self._begin() as db:
-            keys = set(db.scalars(sql.select(_order.c.key).where(old))) - set(keep)
-            db.execute(_report.delete().where(_report.c.key.in_(keys)))
-            db.execute(_order.delete().where(_order.c.key.in_(keys)))
+            keys = set(db.scalars(sql.select(ORDER.c.key).where(old))) - set(keep)
+            db.execute(REPORT.delete().where(REPORT.c.key.in_(keys)))
+            db.execute(ORDER.delete().where(ORDER.c.key.in_(keys)))
 
     def order_parts(self, run: str) -> list[Part]:
         """The stored parts that a run's orders need."""
         with self._begin(reads_only=True) as db:
-            rows = db.scalars(sql.select(_order.c.content).where(_order.c.run == run)).all()
+            rows = db.scalars(sql.select(ORDER.c.content).where(ORDER.c.run == run)).all()
         return [part for row in rows for part in _parcel(row).stored]
 
     def report_parts(self, site: str) -> list[Part]:
         """The stored parts that a site's reports need."""
-        both = sql.select(_report.c.content).join(_order, _order.c.key == _report.c.key)
+        both = sql.select(REPORT.c.content).join(ORDER, ORDER.c.key == REPORT.c.key)
         with self._begin(reads_only=True) as db:
-            rows = db.scalars(both.where(_order.c.site == site)).all()
+            rows = db.scalars(both.where(ORDER.c.site == site)).all()
         return [part for row in rows for part in _parcel(row).stored]
 
     def open_session(self, site: str, state_id: str, instance_id: str, version: str) -> None:
@@ -268,9 +233,9 @@ class LinkStore:
         now = time.time()
         with self._begin() as db:
             # A site that never had a session has no row to lock yet.
-            db.execute(sql.select(_version.c.version).with_for_update())
+            db.execute(sql.select(VERSION.c.version).with_for_update())
             row = db.execute(
-                sql.select(_session).where(_session.c.site == site).with_for_update()
+                sql.select(SESSION).where(SESSION.c.site == site).with_for_update()
             ).one_or_none()
             if row is not None and row.is_open and row.state_id != state_id:
                 silent = now - row.last_contact
@@ -286,41 +251,48 @@ class LinkStore:
                 "last_contact": now,
             }
             if row is None:
-                db.execute(_session.insert().values(site=site, **values))
+                db.execute(SESSION.insert().values(site=site, **values))
             else:
-                db.execute(_session.update().where(_session.c.site == site).values(values))
+                db.execute(SESSION.update().where(SESSION.c.site == site).values(values))
 
     def touch_sessions(self, sites: Iterable[str]) -> None:
         """Note that these sites are connected now."""
         with self._begin() as db:
-            heard = _session.update().where(_session.c.site.in_(list(sites)))
+            heard = SESSION.update().where(SESSION.c.site.in_(list(sites)))
             db.execute(heard.values(last_contact=time.time()))
 
     def close_session(self, site: str, instance_id: str) -> None:
         """The site's process is gone; one that took over since stays."""
-        own = sql.and_(_session.c.site == site, _session.c.instance_id == instance_id)
+        own = sql.and_(SESSION.c.site == site, SESSION.c.instance_id == instance_id)
         with self._begin() as db:
-            db.execute(_session.update().where(own).values(is_open=False))
+            db.execute(SESSION.update().where(own).values(is_open=False))
 
     def close_all_sessions(self) -> None:
         """The link starts: whoever was connected no longer is."""
         with self._begin() as db:
-            db.execute(_session.update().values(is_open=False))
+            db.execute(SESSION.update().values(is_open=False))
 
     def sessions(self) -> list[SiteSession]:
         """The last session of each site that ever had one, sorted by name."""
         with self._begin(reads_only=True) as db:
-            rows = db.execute(sql.select(_session).order_by(_session.c.site)).all()
+            rows = db.execute(sql.select(SESSION).order_by(SESSION.c.site)).all()
         return [
             SiteSession(r.site, r.instance_id, r.version, r.is_open, r.opened, r.last_contact)
             for r in rows
         ]
 
+    def num_orders(self) -> dict[str, int]:
+        """How many orders are stored, by state; every state is there."""
+        states = sql.select(ORDER.c.state, sql.func.count()).group_by(ORDER.c.state)
+        with self._begin(reads_only=True) as db:
+            found = {row[0]: int(row[1]) for row in db.execute(states)}
+        return {state: found.get(state, 0) for state in get_args(OrderState)}
+
     def orders_at_work(self) -> dict[str, tuple[str, int]]:
         """Sites that were sent an order and have not answered, with its run and round."""
-        wanted = sql.select(_order).where(_order.c.state == "open", _order.c.attempt > 0)
+        wanted = sql.select(ORDER).where(ORDER.c.state == "open", ORDER.c.attempt > 0)
         with self._begin(reads_only=True) as db:
-            orders = map(_order_of, db.execute(wanted.order_by(_order.c.round)).all())
+            orders = map(_order_of, db.execute(wanted.order_by(ORDER.c.round)).all())
         return {order.site: (order.run, order.round) for order in orders if order.is_wanted}
 
     @contextmanager

@@ -121,6 +121,12 @@ class RunFolder:
         return self.path / "server.log"
 
     @property
+    def newest_checkpoint(self) -> str:
+        """Name of the newest stored round's file; empty before the first."""
+        stored = (self.path / "checkpoints").glob("round-*.safetensors")
+        return max((path.name for path in stored), default="")
+
+    @property
     def has_ended(self) -> bool:
         """Whether the run reached its end: with a result, or with a problem that a person sees.
 

@@ -1,6 +1,7 @@
 """Processes that belong to a daemon: they end with it, and are started again when they die."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -23,6 +24,8 @@ STOP_SECONDS = 8.0
 """How long a process may take to end itself before it is killed."""
 
 MOST_LOG_BYTES = 20 * 2**20
+"""A log that is longer is put aside; the one put aside before is removed."""
+
 _PARENT = "ASTERION_PARENT_PID"
 
 
@@ -76,7 +79,8 @@ class Service:
     Attributes:
         name: for messages.
         command: its command line.
-        log: where its output goes; a large one is put aside at the next start.
+        log: where its output goes, at most about :data:`MOST_LOG_BYTES` and as much once more
+            that was put aside.
         environment: added to this process's own.
     """
 
@@ -98,8 +102,7 @@ class Service:
         """
         try:
             make_folder(self.log.parent)
-            if self.log.exists() and self.log.stat().st_size > MOST_LOG_BYTES:
-                self.log.replace(self.log.with_suffix(".1.log"))
+            self.bound_log()
             with self.log.open("ab") as log:
                 self._log_begin = log.tell()
                 self._process = subprocess.Popen(  # our own command line, no shell
@@ -123,6 +126,7 @@ class Service:
 
     def keep_running(self) -> bool:
         """Start it again when it died and its pause is over; True when it is running."""
+        self.bound_log()
         if self.pid is not None:
             return True
         lived = time.monotonic() - self._started
@@ -134,6 +138,27 @@ class Service:
         if lived >= pause:
             self.start()
         return False
+
+    def bound_log(self) -> None:
+        """Put a long log aside and begin it anew, also while the process writes to it.
+
+        The process holds the file open to append, so it is copied and emptied in place. What is
+        written between the two is lost. On a full disk there is no copy, and the log is emptied
+        all the same.
+        """
+        try:
+            if self.log.stat().st_size <= MOST_LOG_BYTES:
+                return
+        except FileNotFoundError:
+            return
+        aside = self.log.with_suffix(".1.log")
+        aside.unlink(missing_ok=True)
+        try:
+            shutil.copyfile(self.log, aside)
+        except OSError:
+            aside.unlink(missing_ok=True)
+        os.truncate(self.log, 0)
+        self._log_begin = 0
 
     def last_words(self) -> str:
         """What it wrote since its last start, at most 20 kB of it."""

@@ -50,6 +50,18 @@ def test_a_review_says_what_is_read_and_what_leaves(
     assert not (clinic.folder / "state" / "runs").exists()
 
 
+def test_a_plan_that_trains_nothing_is_reviewed(
+    clinic: Clinic, plan_file: Path, asterion: Callable[..., Ran]
+) -> None:
+    init = {"file": "model.safetensors", "sha256": "0" * 64}
+    plan = validate(Plan, PLAN | {"kind": "evaluate", "init": init}, "plan")
+    plan_file.write_text(plan_to_toml(plan))
+    ran = asterion("site", "review", clinic.toml, plan_file, "--no-dry-run")
+    assert ran.code == 0, ran.said
+    assert "scores a given classification model, without training" in ran.out
+    assert "how many examples and steps, how many seconds it took" in ran.out
+
+
 def test_approving_asks_and_a_later_review_shows_what_changed(
     clinic: Clinic, plan_file: Path, asterion: Callable[..., Ran]
 ) -> None:

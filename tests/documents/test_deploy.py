@@ -15,7 +15,8 @@ from asterion_client.settings import read_site_settings
 from asterion_server.command_line import app as server_app
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-UNITS = sorted((DEPLOY / "systemd").iterdir())
+UNITS = sorted(p for p in (DEPLOY / "systemd").iterdir() if p.suffix != ".conf")
+SERVICES = [path for path in UNITS if path.suffix == ".service"]
 DAEMONS = [path for path in UNITS if path.name in
            ("asterion-site.service", "asterion-coordinator.service")]  # fmt: skip
 EXAMPLES = sorted((DEPLOY / "examples").glob("*.toml"))
@@ -23,7 +24,8 @@ APPS = {"site": site_app, "server": server_app}
 
 
 def unit(path: Path) -> configparser.ConfigParser:
-    found = configparser.ConfigParser(interpolation=None)
+    # systemd takes several lines of a name; the last one stands here.
+    found = configparser.ConfigParser(interpolation=None, strict=False)
     found.optionxform = str  # type: ignore[assignment,method-assign]
     found.read_string(path.read_text())
     return found
@@ -73,6 +75,39 @@ def test_systemd_reads_the_units(tmp_path: Path) -> None:
     assert ours == []
 
 
+MOST_EXPOSURE = 2.0
+"""Of systemd-analyze security, 0 to 10; above 1 is what it calls OK, above 4 MEDIUM."""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze")
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_units_are_hardened_and_the_page_has_their_exposure(path: Path) -> None:
+    done = subprocess.run(
+        ["systemd-analyze", "security", "--offline=true", "--no-pager", str(path)],
+        capture_output=True, text=True, timeout=60, check=True,
+    )  # fmt: skip
+    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", done.stdout)
+    assert found is not None
+    assert float(found[1]) <= MOST_EXPOSURE
+    row = next(
+        line for line in (DEPLOY / "README.md").read_text().splitlines()
+        if line.startswith(f"| `{path.name}` |")
+    )  # fmt: skip
+    [told] = re.findall(r"\| ([\d.]+) \|", row)
+    # Versions of systemd look at a few settings more or less.
+    assert float(found[1]) == pytest.approx(float(told), abs=0.5)
+
+
+@pytest.mark.parametrize("path", SERVICES, ids=lambda path: path.name)
+def test_no_service_removes_what_its_user_shares_or_writes_core_files(path: Path) -> None:
+    """RemoveIPC= of one unit would take the shared memory of another unit of the same user."""
+    service = unit(path)["Service"]
+    assert "RemoveIPC" not in service
+    assert (service["LimitCORE"], service["CapabilityBoundingSet"]) == ("0", "")
+    # A write and execute limit breaks torch's convolutions; where none are made it is set.
+    assert ("MemoryDenyWriteExecute" in service) == ("status" in path.name)
+
+
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name)
 def test_examples_hold_and_are_of_the_link(path: Path) -> None:
     connection = read_site_settings(path).connection
@@ -89,3 +124,5 @@ def test_every_file_is_named_in_the_page() -> None:
     assert {path.suffix for path in UNITS} == {".service", ".timer"}
     for path in UNITS:
         assert f"`systemd/{path.stem}.service`" in page
+    assert "`systemd/asterion-site-gpu.conf`" in page
+    assert "`install-site.sh`" in page

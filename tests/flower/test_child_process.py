@@ -1,6 +1,7 @@
 """Processes end with their daemon, and are started again when they die."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -71,6 +72,65 @@ def test_a_stubborn_process_is_killed(tmp_path: Path, monkeypatch: pytest.Monkey
     wait_for(lambda: "up" in service.last_words())
     service.stop()
     assert service.pid is None
+
+
+WRITER = """
+import time
+for number in range(60_001):
+    print(f"line {number:011d}", flush=True)
+    if number % 100 == 0:
+        time.sleep(0.005)
+open("done", "w").close()
+time.sleep(60)
+"""
+
+
+def test_the_log_of_a_process_that_runs_stays_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """17 bytes a line, 1 MB in all, while the daemon looks after it."""
+    monkeypatch.setattr(child_process, "MOST_LOG_BYTES", 100_000)
+    monkeypatch.chdir(tmp_path)
+    service = Service("s", [sys.executable, "-c", WRITER], tmp_path / "s.log")
+    service.start()
+    begun, aside, largest = service.pid, tmp_path / "s.1.log", 0
+    try:
+        until = time.monotonic() + 60
+        while not (tmp_path / "done").exists():
+            assert time.monotonic() < until
+            largest = max(largest, service.log.stat().st_size)
+            assert service.keep_running()
+            time.sleep(0.001)
+        assert service.pid == begun
+    finally:
+        service.stop()
+    assert largest < 500_000
+    assert 100_000 < aside.stat().st_size < 500_000
+    kept = service.log.read_text().splitlines()
+    assert kept[-1] == "line 00000060000"
+    assert "\0" not in service.log.read_text()  # it appends: no hole where it had been
+    assert service.last_words().endswith("line 00000060000\n")
+    assert {path.name for path in tmp_path.glob("s*")} == {"s.log", "s.1.log"}
+
+
+def test_a_long_log_is_emptied_where_no_copy_has_room(tmp_path: Path) -> None:
+    service = Service("s", [sys.executable], tmp_path / "s.log")
+    service.bound_log()  # there is none yet
+    service.log.write_bytes(b"x" * child_process.MOST_LOG_BYTES)
+    service.bound_log()
+    assert service.log.stat().st_size == child_process.MOST_LOG_BYTES
+    service.log.write_bytes(b"x" * (child_process.MOST_LOG_BYTES + 1))
+    service._log_begin = child_process.MOST_LOG_BYTES - 9  # where the process began to write
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        service.bound_log()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert service.log.stat().st_size == 0
+    service.log.write_text("said since")
+    assert service.last_words() == "said since"
+    assert not (tmp_path / "s.1.log").exists()
 
 
 def test_flower_phones_nobody_and_installs_nothing(tmp_path: Path) -> None:

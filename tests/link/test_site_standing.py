@@ -15,7 +15,7 @@ from tests.link.loopback import Loopback, eventually, free_port, noise
 from asterion_client import link_daemon, link_runner
 from asterion_client.link_daemon import FAILED_START, FINAL, run_on_link
 from asterion_client.link_runner import LinkRunner
-from asterion_client.settings import ConnectionSettings, read_site_settings
+from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
 from asterion_client.site_standing import (
     MEANINGS,
     STALE_SECONDS,
@@ -34,6 +34,8 @@ from asterion_shared.errors import (
     PortInUseError,
 )
 from asterion_shared.link.refusals import REFUSALS
+from asterion_shared.settings_files import validate
+from asterion_shared.status_pages import serve_pages
 
 NOW = 1_000_000.0
 WELL = SiteStatus(
@@ -155,22 +157,26 @@ def ask_health(port: int, path: str = "/health") -> tuple[int, dict[str, Any]]:
 
 def test_the_health_address(tmp_path: Path) -> None:
     port = free_port()
-    connection = ConnectionSettings(
-        address="localhost:1", root_certificate="ca.pem", private_key="site.key",
-        health_port=port, silent_minutes=1,
-    )  # fmt: skip
-    with link_daemon._health(connection, tmp_path):
+    connection = {"address": "localhost:1", "root_certificate": "ca.pem", "private_key": "site.key",
+                  "silent_minutes": 1}  # fmt: skip
+    values = {"name": "north", "task": "anomaly", "data": {"format": "npz"},
+              "connection": connection}  # fmt: skip
+    settings = validate(SiteSettings, values, "test")
+    assert settings.connection is not None
+    assert settings.connection.health_address == "127.0.0.1"
+    pages = link_daemon._pages(settings, settings.connection, tmp_path)
+    with serve_pages("127.0.0.1", port, pages):
         assert ask_health(port)[0] == 503  # it never ran
         write_status(tmp_path, status_now())
-        assert ask_health(port) == (200, {"well": True, "problem": ""})
+        assert ask_health(port) == (200, {"well": True, "problem": "", "warnings": []})
         write_status(tmp_path, status_now(connected=False, last_contact=time.time() - 61))
         code, told = ask_health(port)
         assert (code, told["well"]) == (503, False)
         assert "no handshake" in told["problem"]
         assert ask_health(port, "/other")[0] == 404
-        with pytest.raises(PortInUseError), link_daemon._health(connection, tmp_path):
+        with pytest.raises(PortInUseError), serve_pages("127.0.0.1", port, pages):
             pass
-    with link_daemon._health(connection, tmp_path):  # the port is free again
+    with serve_pages("127.0.0.1", port, pages):  # the port is free again
         assert ask_health(port)[0] == 503
 
 
@@ -339,6 +345,32 @@ def test_an_order_is_answered_again_when_the_disk_has_room(
     runner._lock.close()
 
 
+def test_a_site_that_trains_for_long_still_says_so(
+    link: Loopback, hospital: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(link_runner, "STATUS_SECONDS", 0.1)
+    runner = LinkRunner(read_site_settings(hospital / "site.toml"), hospital)
+    begun, stop = threading.Event(), threading.Event()
+
+    def answer(message: Any, context: Any) -> Any:
+        begun.set()
+        assert stop.wait(20)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(link_runner, "app", answer)
+    thread = threading.Thread(target=runner.serve, args=(stop,))
+    thread.start()
+    link.post(link.grid(), "north", vector=noise(1_000))
+    assert begun.wait(20)
+    state = hospital / "state"
+    first = read_status(state).written
+    later = eventually(lambda: (found := read_status(state)).written > first + 1 and found, 20)
+    stop.set()
+    thread.join(10)
+    assert later.working == "train of round 1"
+    runner._lock.close()
+
+
 @pytest.mark.live
 def test_the_daemon_keeps_a_real_site_connected(link: Loopback, hospital: Path) -> None:
     lines: list[str] = []
@@ -348,7 +380,7 @@ def test_the_daemon_keeps_a_real_site_connected(link: Loopback, hospital: Path) 
     assert connection is not None
     state = hospital / settings.state_folder
     state.mkdir(exist_ok=True)
-    given = ("north", hospital / "site.toml", connection, state, lines.append, stop)
+    given = (settings, hospital / "site.toml", connection, state, lines.append, stop)
     thread = threading.Thread(target=run_on_link, args=given)
     thread.start()
     eventually(lambda: any("connected to" in line for line in lines), 60)
