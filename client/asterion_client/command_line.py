@@ -189,7 +189,10 @@ def new(
     ],
     name: Annotated[str, typer.Option(help="name of the site")] = "my-site",
 ) -> None:
-    """Print settings with every choice and what it means: asterion site new ... > site.toml."""
+    """Print settings with every choice and what it means: asterion site new ... > site.toml.
+
+    The section [connection] is added by asterion site join.
+    """
     from asterion_client.settings import SiteSettings
     from asterion_shared.plan_file import settings_to_toml
     from asterion_shared.settings_files import validate
@@ -198,12 +201,8 @@ def new(
         "name": name,
         "task": task,
         "data": {"format": data_format, "folder": "data"},
-        "connection": {
-            "address": "coordinator.example.org:8000",
-            "root_certificate": "ca.pem",
-            "private_key": "site.key",
-            "certificate": "site.pem",
-        },
+        "privacy": {},
+        "consent": {},
     }
     print(settings_to_toml(validate(SiteSettings, values, "site new")), end="")
 
