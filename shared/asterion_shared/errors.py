@@ -16,6 +16,7 @@ AsterionError                  1
 ├── BudgetSpentError          23    a release would cost more privacy than the site allows
 ├── ClaimBrokenError          24    an attack shows more than the epsilon that is claimed
 ├── ConnectionProblemError    30    an address, port, key or certificate does not work
+│   ├── ProofRefusedError     33    stock Flower's control interface takes no proof of this caller
 │   ├── PortInUseError        31    another process holds the port
 │   └── UnreachableError      32    nobody answers at the address, perhaps not yet
 ├── DiskProblemError          40    a disk is full or not writable; nothing done before is lost
@@ -214,6 +215,8 @@ class ConnectionProblemError(AsterionError):
 
 class ProofRefusedError(ConnectionProblemError):
     """A call to the coordinator was not proven. ``code`` is safe to tell to whoever called."""
+
+    exit_code = 33
 
     def __init__(self, *, code: str) -> None:
         self.code = code

@@ -33,7 +33,7 @@ def test_new_settings_are_read_back(task: str, data_format: str, tmp_path: Path)
     path.write_text(printed(task, data_format, "--name", "north"))
     settings = read_site_settings(path)
     assert (settings.name, settings.task, settings.data.format) == ("north", task, data_format)
-    assert settings.connection is not None
+    assert settings.consent is not None
     comments = [line for line in path.read_text().splitlines() if line.startswith("# ")]
     assert len(comments) > 20
 
@@ -53,7 +53,9 @@ def test_a_site_without_a_connection_cannot_start(tmp_path: Path) -> None:
 
 def test_a_missing_or_open_key_is_named(tmp_path: Path) -> None:
     path = tmp_path / "site.toml"
-    path.write_text(printed("anomaly", "npz"))
+    joined = '[connection]\naddress = "coordinator.example.org:8000"\n'
+    joined += 'root_certificate = "ca.pem"\nprivate_key = "site.key"\n'
+    path.write_text(printed("anomaly", "npz") + joined)
     settings = read_site_settings(path)
     with pytest.raises(FileProblemError, match=r"ca\.pem: no such file"):
         connection_of(settings, tmp_path)
