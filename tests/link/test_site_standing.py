@@ -5,8 +5,8 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from dataclasses import replace
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
