@@ -11,6 +11,7 @@ import logging
 import re
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ from asterion_client.withdrawals import read_withdrawals
 from asterion_server.in_process_grid import InProcessGrid, InProcessSite
 from asterion_server.live_cohort import LiveCohort
 from asterion_server.rounds import run_rounds
-from asterion_shared.errors import QuorumLostError
+from asterion_shared.errors import FileProblemError, QuorumLostError
 from asterion_shared.flower_messages import encode_order, encode_report
 from asterion_shared.messages import Order, Report
 from asterion_shared.plan import Plan
@@ -336,3 +337,19 @@ def test_what_readers_warn_of_does_not_reach_the_log_of_a_process() -> None:
     for word in (b"UserWarning", b"pydicom", b"nibabel", b"ValueError", b"FileNotFoundError"):
         assert word in said
     assert done.returncode == 1
+
+
+def test_a_process_that_cannot_start_names_its_paths_to_its_daemon_alone(tmp_path: Path) -> None:
+    toml = consenting(tmp_path / TEXTS["home"], "table")
+    with tempfile.TemporaryFile() as told:
+        done = subprocess.run(
+            [sys.executable, "-m", "asterion_client.link_runner", "--site", str(toml),
+             "--told", str(told.fileno())],
+            capture_output=True, check=False, pass_fds=(told.fileno(),),
+        )  # fmt: skip
+        told.seek(0)
+        words = told.read()
+    assert done.returncode == FileProblemError.exit_code
+    assert b"cannot start: settings_invalid" in done.stderr
+    assert found_in([("log", done.stdout + done.stderr)]) == set()
+    assert {marker for marker, _, _ in found_in([("told", words)])} == {"home"}
