@@ -124,7 +124,7 @@ class Houses:
             # The one file that is for the eyes of the site's own people: pictures, and names.
             found += [(f"{name} {f}", content) for f, content in state if f != "report.html"]
             toml = str(self.toml(name))
-            for words in ("egress", "status", "plans", "withdrawals"):
+            for words in ("egress", "plans", "withdrawals"):
                 said = self.said("site", words, toml, "--json")
                 found.append((f"{name} {words}", said.encode()))
         return found
