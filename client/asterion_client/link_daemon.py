@@ -1,7 +1,9 @@
 """The site's daemon on the link: keeps its process going, and says how the site stands."""
 
 import json
+import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,9 +31,6 @@ from asterion_shared.status_pages import Page, serve_pages
 
 Pages = Mapping[str, Callable[[], Page]]
 CHECK_SECONDS = 0.2
-FAILED_START = "cannot start: "
-"""What the site's process writes before its error, when it cannot run at all."""
-
 FINAL = ("foreign", "revoked", "other_version", "second_process")
 """Refusals that no waiting mends."""
 
@@ -66,13 +65,16 @@ def run_on_link(
     papers = DailyWarnings(lambda: own_problems(connection, name, site_toml.parent), say)
     papers.look_if_due()
     command = [sys.executable, "-m", "asterion_client.link_runner", "--site", str(site_toml)]
-    runner = Service("runner", command, state / "logs" / "runner.log")
-    daemon = _Daemon(name, connection, state, runner, say)
     pages = _pages(settings, connection, state)
     with (
         serve_pages(connection.health_address, connection.health_port, pages),
         watched_machine(settings, site_toml.parent),
+        # Why it cannot start may name paths, which are for this terminal and for no log.
+        tempfile.TemporaryFile() as told,
     ):
+        command += ["--told", str(told.fileno())]
+        runner = Service("runner", command, state / "logs" / "runner.log", passed=(told.fileno(),))
+        daemon = _Daemon(name, connection, state, runner, told.fileno(), say)
         _say_it_starts(name, state)
         try:
             runner.start()
@@ -104,9 +106,11 @@ def _check_own(name: str, folder: Path, connection: ConnectionSettings) -> None:
 
 class _Daemon:
     def __init__(
-        self, name: str, connection: ConnectionSettings, state: Path, runner: Service, say: Say
-    ) -> None:
+        self, name: str, connection: ConnectionSettings, state: Path, runner: Service, told: int,
+        say: Say,
+    ) -> None:  # fmt: skip
         self._name, self._connection, self._state = name, connection, state
+        self._told_file = told
         self._runner, self._say = runner, say
         self._connected = self._was_connected = False
         self._refused = ""
@@ -145,10 +149,10 @@ class _Daemon:
         self._connected, self._refused = status.connected, status.refused
 
     def _raise_failed_start(self) -> None:
-        words = self._runner.last_words()
-        if self._was_connected or FAILED_START not in words:
+        words = os.pread(self._told_file, 2**20, 0)
+        if self._was_connected or not words:
             return
-        told = json.loads(words.split(FAILED_START, 1)[1].splitlines()[0])
+        told = json.loads(words.splitlines()[0])
         error = AsterionError(told["message"])
         error.exit_code = told["exit_code"]
         raise error

@@ -21,9 +21,8 @@ from flwr.app import Context, RecordDict
 
 from asterion_client.app import SITE_VARIABLE, app
 from asterion_client.coordinator_words import LinkOrder
-from asterion_client.egress import describe
+from asterion_client.egress import code_of, describe
 from asterion_client.flower_client_compat import order_message
-from asterion_client.link_daemon import FAILED_START
 from asterion_client.link_session import LinkSession, Standing
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_client.site_log import keep_log_clean
@@ -186,6 +185,7 @@ def main() -> None:
     """Run from the daemon's command line."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--site", required=True, type=Path)
+    parser.add_argument("--told", type=int, help="open file that takes why it cannot start")
     given = parser.parse_args()
     watch_parent()
     os.environ[SITE_VARIABLE] = str(given.site)
@@ -199,7 +199,9 @@ def main() -> None:
         runner = LinkRunner(read_site_settings(given.site), given.site.resolve().parent)
     except AsterionError as error:
         told = {"exit_code": error.exit_code, "message": str(error)}
-        LOG.error("%s%s", FAILED_START, json.dumps(told))  # noqa: TRY400  # for the daemon
+        LOG.error("cannot start: %s", describe(error, code_of(error)))  # noqa: TRY400  # no text
+        if given.told is not None:
+            os.pwrite(given.told, f"{json.dumps(told)}\n".encode(), 0)
         raise SystemExit(error.exit_code) from None
     LOG.info(READY)
     runner.serve(stop)

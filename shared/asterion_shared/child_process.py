@@ -82,12 +82,14 @@ class Service:
         log: where its output goes, at most about :data:`MOST_LOG_BYTES` and as much once more
             that was put aside.
         environment: added to this process's own.
+        passed: open files that it gets besides, under their own numbers.
     """
 
     name: str
     command: list[str]
     log: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    passed: Sequence[int] = ()
     num_starts: int = 0
     _process: subprocess.Popen[bytes] | None = None
     _started: float = 0.0
@@ -113,6 +115,7 @@ class Service:
                     env={**os.environ, **self.environment, _PARENT: str(os.getpid())},
                     # Ctrl-C goes to the daemon alone; it ends its processes in order.
                     start_new_session=True,
+                    pass_fds=self.passed,
                 )
         except OSError as error:
             raise DiskProblemError(self.log, error.strerror or type(error).__name__) from error

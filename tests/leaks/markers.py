@@ -1,6 +1,7 @@
 """Markers that are planted in a site's data, and the search for them in bytes."""
 
 import base64
+import gzip
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -19,7 +20,10 @@ TEXTS = {
     "label": "LabelOfTheHouse",
     "column": "ColumnHaemoQX",
     "manifest": "GroupInManifestQ",
+    "home": "HomeOfTheSiteZr",
 }
+"""``home`` is in the path of the site's own folder: a site may tell it to its own terminal."""
+
 PIXELS = (7321, 1234, 30011, 911)
 CELLS = (1357.25, 8642.5)
 NUMBERS = {"pixels": PIXELS, "rescaled pixels": tuple(2 * p - 1000 for p in PIXELS), "row": CELLS}
@@ -64,7 +68,12 @@ def found_in(places: Iterable[tuple[str, bytes]]) -> set[tuple[str, str, str]]:
 
 
 def files_below(folder: Path) -> list[tuple[str, bytes]]:
-    """Every file in a folder with its content, and its own name as a place."""
+    """Every file in a folder with its content, unpacked, and all of their names as a place."""
     paths = [path for path in folder.rglob("*") if path.is_file()]
     names = "\n".join(str(path.relative_to(folder)) for path in paths).encode()
-    return [("names", names), *((path.name, path.read_bytes()) for path in paths)]
+    return [("names", names), *((path.name, _content(path)) for path in paths)]
+
+
+def _content(path: Path) -> bytes:
+    content = path.read_bytes()
+    return gzip.decompress(content) if path.suffix == ".gz" else content

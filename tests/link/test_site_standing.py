@@ -5,6 +5,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from tests.link.loopback import Loopback, eventually, free_port, noise
 
 from asterion_client import link_daemon, link_runner
-from asterion_client.link_daemon import FAILED_START, FINAL, run_on_link
+from asterion_client.link_daemon import FINAL, run_on_link
 from asterion_client.link_runner import LinkRunner
 from asterion_client.settings import ConnectionSettings, SiteSettings, read_site_settings
 from asterion_client.site_standing import (
@@ -185,19 +186,21 @@ class Daemon:
 
     def __init__(self, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.lines: list[str] = []
-        self.running, self.words, self.num_starts = True, "", 1
+        self.running, self.fails, self.num_starts = True, False, 1
         connection = ConnectionSettings(
             address="center:8000", root_certificate="ca.pem", private_key="site.key"
         )
         runner = Service("runner", ["none"], state / "runner.log")
         runner.num_starts = 1
         monkeypatch.setattr(runner, "keep_running", self._keep_running)
-        monkeypatch.setattr(runner, "last_words", lambda: self.words)
         self.runner, self.state = runner, state
-        self.daemon = link_daemon._Daemon("north", connection, state, runner, self.lines.append)
+        self.told = (state / "told").open("w+b")
+        self.daemon = link_daemon._Daemon(
+            "north", connection, state, runner, self.told.fileno(), self.lines.append
+        )
 
     def _keep_running(self) -> bool:
-        if not self.running and self.words == "":
+        if not self.running and not self.fails:
             self.runner.num_starts += 1
             self.running = True
             return False
@@ -212,8 +215,14 @@ class Daemon:
         return list(self.lines)
 
 
-def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Daemon(tmp_path, monkeypatch)
+@pytest.fixture
+def found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
+    played = Daemon(tmp_path, monkeypatch)
+    yield played
+    played.told.close()
+
+
+def test_what_the_daemon_says(found: Daemon) -> None:
     assert found.look(connected=False) == []
     assert found.look() == ["site north: connected to center:8000, waiting for orders"]
     assert found.look() == []
@@ -242,10 +251,7 @@ def test_what_the_daemon_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         ("second_process", "another machine runs this site: end one of the two"),
     ],
 )
-def test_a_site_that_is_refused_from_the_start_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, fix: str
-) -> None:
-    found = Daemon(tmp_path, monkeypatch)
+def test_a_site_that_is_refused_from_the_start_ends(found: Daemon, code: str, fix: str) -> None:
     with pytest.raises(ConnectionProblemError, match=f"refuses site north \\({code}\\); {fix}"):
         found.look(connected=False, refused=code)
 
@@ -255,13 +261,11 @@ def test_every_final_refusal_has_its_fix() -> None:
     assert meaning_of("order_over") == "tell its operator, and name this code"
 
 
-def test_a_process_that_cannot_start_says_why(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    found = Daemon(tmp_path, monkeypatch)
-    found.running = False
+def test_a_process_that_cannot_start_says_why(found: Daemon) -> None:
+    found.running, found.fails = False, True
     told = {"exit_code": 11, "message": "state: another process of this site runs on it"}
-    found.words = f"2026 ERROR {FAILED_START}{json.dumps(told)}\n"
+    found.told.write(f"{json.dumps(told)}\n".encode())
+    found.told.flush()
     with pytest.raises(AsterionError, match="another process of this site") as error:
         found.daemon.look()
     assert error.value.exit_code == 11
