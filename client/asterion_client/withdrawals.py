@@ -71,7 +71,7 @@ def read_withdrawals(state: Path) -> Withdrawals:
             raise FileProblemError(path, "is of another version of Asterion", "use that version")
         moments = {str(row["mark"]): str(row["at"]) for row in stored["withdrawn"]}
         return Withdrawals(bytes.fromhex(stored["salt"]), moments)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # a state folder that is a file is no state
         return Withdrawals(b"", {})
     except (OSError, ValueError, KeyError, TypeError):
         raise FileProblemError(path, "is not a file of withdrawals", FIX) from None
