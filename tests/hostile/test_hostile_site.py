@@ -165,7 +165,7 @@ class Played:
     west: West
 
     def run(self, plan: Plan, sites: tuple[str, ...], name: str = "") -> tuple[Result, bytes]:
-        """Carry a plan out as a run's process does; its result and the bytes of its model's file."""
+        """Carry a plan out as a run's process does; its result and its model's file."""
         made, run = self.running.made, name or plan.name
         folder = RunFolder(made.runs / run)
         folder.path.mkdir(parents=True)
