@@ -6,6 +6,7 @@ that are unlike the others'. Here ``west`` says what it likes, and the coordinat
 sites are real processes.
 """
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -235,8 +236,20 @@ def test_every_lie_is_in_the_trail(played: Played) -> None:
     sides = [folder, *(played.running.root / "sites" / name / "state" for name in SITES[:2])]
     files = [str(path) for side in sides for path in trail_files(side / "audit")]
     assert said("audit", "verify", *files) == (0, "")
-    shown = "".join(path.read_text() for path in trail_files(folder / "audit"))
-    assert shown.count("site:west") >= len(LIES)
+    lines = [
+        line for path in trail_files(folder / "audit") for line in path.read_text().splitlines()
+    ]
+    records = [json.loads(line)["record"] for line in lines]
+    came = {
+        record["round"]: record["facts"]["site:west"]
+        for record in records
+        if (record["kind"], record["run"], record["facts"].get("phase"))
+        == ("answers", "lied", "train")
+    }
+    assert sorted(came) == list(range(1, len(LIES) + 1))
+    # What can be read is on record by its hash, and refused when it is held against the order.
+    assert {text.split(" ")[0] for text in came.values()} == {"report", "rejected"}
+    assert came[len(LIES)] == "rejected report_rejected"
 
 
 def moved(plan: Plan, model: bytes) -> float:
