@@ -14,7 +14,14 @@ from asterion_client.egress import LOG as SITE_LOG
 from asterion_client.egress import code_of, describe, guarded, hashed, refusal, reply
 from asterion_client.egress_log import EgressLog
 from asterion_client.settings import read_site_settings
-from asterion_client.site_audit import record_answer, record_order, site_trail
+from asterion_client.site_audit import (
+    NOWHERE,
+    Place,
+    place_of,
+    record_answer,
+    record_order,
+    site_trail,
+)
 from asterion_shared.audit import AuditTrail
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.flower_messages import MESSAGE_TYPES, AddressedOrder, decode_order
@@ -116,32 +123,56 @@ def _write_down(desk: Desk, order: Order, memory: _Memory) -> None:
         memory.plans.add(order.plan.sha256)
 
 
+def refuse_unread(code: str, run: str, round_: int) -> RecordDict:
+    """The refusal, once it is on record, of an order whose parts are not here.
+
+    Args:
+        code: of :data:`asterion_shared.messages.REASON_CODES`.
+        run: as the carrier states it; any text.
+        round_: as the carrier states it.
+
+    Raises:
+        AsterionError: the site's settings cannot be read.
+    """
+    SITE_LOG.warning("an order was refused before its parts were fetched: %s", code)
+    content = reply(refusal(code))
+    desk = _named_desk(os.environ.get(SITE_VARIABLE))
+    return _let_out(desk, content, None, stated=place_of(run, round_))
+
+
 def _let_out(
-    desk: Desk | None, content: RecordDict, order: Order | None, unwritten: _Memory | None = None
+    desk: Desk | None,
+    content: RecordDict,
+    order: Order | None,
+    unwritten: _Memory | None = None,
+    stated: Place = NOWHERE,
 ) -> RecordDict:
     """An answer once it is on record; where it cannot be, no more than a code leaves.
 
-    An order that is ``unwritten`` so far is written down before its answer.
+    An order that is ``unwritten`` so far is written down before its answer. One that was not read
+    has its run and round ``stated``.
     """
-    content = _put_on_record(desk, order, content)
+    content = _put_on_record(desk, order, content, stated)
     if desk is None or desk.audit is None:
         return content
     try:
         if order is not None and unwritten is not None:
             _write_down(desk, order, unwritten)
-        return record_answer(desk.audit, content, order)
+        return record_answer(desk.audit, content, order, stated)
     except Exception as error:
         code = code_of(error)
         SITE_LOG.warning("the audit trail cannot go on: %s", describe(error, code))
         return reply(refusal(code))
 
 
-def _put_on_record(desk: Desk | None, order: Order | None, content: RecordDict) -> RecordDict:
+def _put_on_record(
+    desk: Desk | None, order: Order | None, content: RecordDict, stated: Place = NOWHERE
+) -> RecordDict:
     """An answer whose numbers are on record, or a bare refusal where they cannot be put there."""
     if desk is None or desk.log is None:
         return content
     try:
-        desk.log.write(order, content)
+        desk.log.write(order, content, stated)
     except Exception as error:  # what is not on record does not leave, whatever the reason
         code = code_of(error)
         SITE_LOG.warning("a reply cannot be put on record: %s", describe(error, code))
@@ -176,7 +207,10 @@ def _check(addressed: AddressedOrder, desk: Desk, message: Message, memory: _Mem
 
 
 def _desk_from_settings(context: Context) -> Desk:
-    path = context.node_config.get("site-toml") or os.environ.get(SITE_VARIABLE)
+    return _named_desk(context.node_config.get("site-toml") or os.environ.get(SITE_VARIABLE))
+
+
+def _named_desk(path: object) -> Desk:
     if not path:
         msg = f"no site.toml is named; set {SITE_VARIABLE} to its path"
         raise OrderRefusedError(msg, code="settings_invalid")

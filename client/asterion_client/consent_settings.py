@@ -62,7 +62,8 @@ class ConsentSettings(Settings):
     """Rounds of a day (UTC), of all runs together."""
 
     bytes_a_day: Annotated[int, Field(ge=1_000_000)] = 50_000_000_000
-    """Bytes that orders bring and reports take in a day (UTC)."""
+    """Bytes that orders bring and reports take in a day (UTC). On the link, an order that would
+    pass it is not fetched, nor one that would store more than this beside the others in work."""
 
     device_hours_a_day: Annotated[float, Field(gt=0, le=24)] = 24.0
     """Hours of work on orders in a day (UTC)."""

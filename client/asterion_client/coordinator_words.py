@@ -29,6 +29,8 @@ class LinkOrder:
         over: set when nobody wants its report any more.
         report: what is to be sent; None: nothing yet.
         stamp: of the site's withdrawals before the report was formed.
+        refused: code of why its chunks were not fetched; empty: all of them are here.
+        noted: whether the bytes that came with it are in the day book.
     """
 
     key: bytes
@@ -37,6 +39,8 @@ class LinkOrder:
     over: threading.Event = field(default_factory=threading.Event)
     report: Parcel | None = None
     stamp: str = ""
+    refused: str = ""
+    noted: bool = False
 
 
 def read_order(order: wire.Order) -> LinkOrder:

@@ -48,12 +48,15 @@ class EgressLog:
         lines = _entries(self._folder, days[-1]) if days else ()
         return {line["order"]: line["sha256"] for line in lines if line["order"]}
 
-    def write(self, order: Order | None, content: RecordDict) -> None:
+    def write(
+        self, order: Order | None, content: RecordDict, stated: tuple[str, int | None] = ("", None)
+    ) -> None:
         """Put a reply on record; it is on the disk when this returns.
 
         Args:
             order: what it answers; None for one that could not be read.
             content: the reply as it is handed to the carrier.
+            stated: run and round that belong to an order that was not read.
 
         Raises:
             DiskProblemError: the disk is full or not writable; then the reply must not leave.
@@ -67,8 +70,8 @@ class EgressLog:
         what = "again" if again else "refusal" if "refusal" in content else "report"
         entry = {
             "at": now.strftime("%Y-%m-%dT%H:%M:%SZ"),
-            "run": "" if order is None else order.run,
-            "round": None if order is None else order.round,
+            "run": stated[0] if order is None else order.run,
+            "round": stated[1] if order is None else order.round,
             "phase": "" if order is None else order.phase,
             "what": what,
             "bytes": size,

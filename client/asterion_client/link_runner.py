@@ -19,11 +19,13 @@ from typing import TextIO
 
 from flwr.app import Context, RecordDict
 
-from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.app import SITE_VARIABLE, app, refuse_unread
 from asterion_client.coordinator_words import LinkOrder
+from asterion_client.day_book import day_book
 from asterion_client.egress import code_of, describe
 from asterion_client.flower_client_compat import order_message
 from asterion_client.link_session import LinkSession, Standing
+from asterion_client.order_chunks import ByteQuota
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_client.site_log import keep_log_clean
 from asterion_client.site_standing import SiteStatus, write_status
@@ -72,8 +74,10 @@ class LinkRunner:
             folder / connection.private_key,
         )
         self._lock = _lock(self._state)
+        consent = settings.consent
+        quota = ByteQuota(day_book(self._state), None if consent is None else consent.bytes_a_day)
         self.session = LinkSession(
-            connection, identity, self._blobs, _state_id(self._state), self._told,
+            connection, identity, self._blobs, _state_id(self._state), self._told, quota,
             lambda: stamp_of(self._state),
         )  # fmt: skip
         self._working, self._started = "", time.time()
@@ -105,13 +109,8 @@ class LinkRunner:
         self._write_status(self.session.standing)
         try:
             stamp = stamp_of(self._state)
-            content = unpack(order.content, self._blobs.private_view)
-            message = order_message(
-                content, order.order.message_type, order.order.submission, order.order.round
-            )
-            context = Context(message.metadata.run_id, 1, {}, RecordDict(), {})
-            reply = app(message, context)
-            report = pack(reply.content, self._blobs.add, lossless=order.content.lossless)
+            reply = self._reply_to(order)
+            report = pack(reply, self._blobs.add, lossless=order.content.lossless)
         except (AsterionError, ValueError, OSError) as error:
             # The app answers for its own mistakes; this is the disk's, or a hostile order's.
             why = describe(error, "internal_error")
@@ -124,9 +123,20 @@ class LinkRunner:
         self.session.send(order, report, stamp)
         self._collect(order, report)
 
+    def _reply_to(self, order: LinkOrder) -> RecordDict:
+        if order.refused:
+            return refuse_unread(order.refused, order.order.run, order.order.round)
+        content = unpack(order.content, self._blobs.private_view)
+        message = order_message(
+            content, order.order.message_type, order.order.submission, order.order.round
+        )
+        context = Context(message.metadata.run_id, 1, {}, RecordDict(), {})
+        return app(message, context).content
+
     def _collect(self, order: LinkOrder, report: Parcel) -> None:
         """Keep what is in use, and the last weights: the next ones may share chunks."""
-        self._last = [*self._last[-1:], order]
+        if not order.refused:
+            self._last = [*self._last[-1:], order]
         used = [*self.session.parts_in_use(), *stored_parts(self._state), *report.stored]
         self._blobs.keep_only([*used, *(p for o in self._last for p in o.content.stored)])
 

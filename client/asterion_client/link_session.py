@@ -26,9 +26,10 @@ from asterion_client.coordinator_words import (
 )
 from asterion_client.egress import describe
 from asterion_client.link_transfers import RateCap, Watchdog, seconds_until_open
+from asterion_client.order_chunks import ByteQuota, ChunkFetch
 from asterion_client.settings import ConnectionSettings
 from asterion_shared import __version__
-from asterion_shared.chunk_codec import pack, unpack
+from asterion_shared.chunk_codec import pack
 from asterion_shared.errors import DiskProblemError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
@@ -52,12 +53,6 @@ SILENT_BEATS = 4
 
 SILENT_SECONDS = 30.0
 """The same in seconds, before the coordinator said how long a beat is."""
-
-SYNC_CHUNKS = 32
-"""Chunks that arrive between two syncs."""
-
-WANTED_CHUNKS = 64
-"""Chunks asked for in one call: what a cut makes the coordinator read in vain."""
 
 OVER = ("order_over", "unknown_order")
 GIVEN_UP = ("malformed", "too_large", "foreign")
@@ -93,6 +88,7 @@ class LinkSession:
         blobs: where chunks are kept.
         state_id: 16 random bytes of the site's state folder.
         told: is called when the standing changed; from any thread.
+        quota: what may be fetched; an order that would pass it is handed out with ``refused`` set.
         stamp: changes when somebody withdraws; a report that was formed before that and is not
             sent yet does not leave, and its order is handed out again. From any thread.
     """
@@ -104,6 +100,7 @@ class LinkSession:
         blobs: BlobStore,
         state_id: bytes,
         told: Callable[[Standing], None],
+        quota: ByteQuota,
         stamp: Callable[[], str] = str,
     ) -> None:
         self._settings, self._identity, self._blobs = settings, identity, blobs
@@ -112,7 +109,8 @@ class LinkSession:
             format=WIRE_FORMAT, version=__version__, state_id=state_id,
             instance_id=secrets.token_bytes(16),
         )  # fmt: skip
-        self._cap = RateCap(settings.most_bytes_per_second)
+        self._quota, self._cap = quota, RateCap(settings.most_bytes_per_second)
+        self._chunk_fetch = ChunkFetch(blobs, quota, self._cap, self._wait_for_hours)
         self.broken = threading.Event()
         self._stopping = threading.Event()
         self._up = threading.Event()
@@ -142,7 +140,7 @@ class LinkSession:
             self._call.cancel()
 
     def next_order(self, seconds: float) -> LinkOrder | None:
-        """The next order whose chunks are all here; None when there is none in time."""
+        """The next order whose chunks are all here, or that is ``refused``; None: none in time."""
         try:
             return self._to_do.get(timeout=seconds)
         except Empty:
@@ -267,32 +265,11 @@ class LinkSession:
                 self._to_do.put(order)
 
     def _fetched(self, order: LinkOrder) -> bool:
-        for number, part in enumerate(order.content.parts):
-            before: list[int] = []
-            while part.inline is None and (missing := self._blobs.missing(part)):
-                if missing == before:
-                    msg = "none of the chunks came that were asked for"
-                    raise ValueError(msg)  # they are asked for again after a pause
-                self._download(order, number, part, missing[:WANTED_CHUNKS])
-                before = missing
-        return True
-
-    def _download(self, order: LinkOrder, number: int, part: Part, missing: list[int]) -> None:
         assert self._stub is not None  # noqa: S101  # a session was up
-        wanted = wire.Wanted(key=order.key, part=number, chunks=missing)
-        call = self._stub.Download(wanted)
-        try:
-            for count, chunk in enumerate(call, 1):
-                size = part.size_of(chunk.number)
-                data = unpack(chunk.data, size) if chunk.packed else chunk.data
-                self._blobs.write(part, chunk.number, data)
-                if count % SYNC_CHUNKS == 0:
-                    self._blobs.sync(part)
-                self._cap.moved(len(chunk.data))
-                self._wait_for_hours(order)
-        finally:
-            call.cancel()
-            self._blobs.sync(part)
+        with self._lock:
+            in_work = stored_parts(order.content for order in self._orders.values())
+        self._chunk_fetch.fetch(self._stub, order, in_work)
+        return True
 
     def _send(self) -> None:
         while not self._stopping.is_set():
@@ -323,6 +300,7 @@ class LinkSession:
                 self._stub.Upload(self._chunks(order, parcel, wanted))
         if self._is_stale(order):
             return False
+        self._quota.days.moved(sum(len(part.inline or b"") for part in parcel.parts))
         self._stub.Submit(report)
         return True
 
@@ -342,6 +320,7 @@ class LinkSession:
             yield wire.Chunk(
                 key=order.key, part=part, number=number, packed=packed is not None, data=sent
             )
+            self._quota.days.moved(len(sent))
             self._cap.moved(len(sent))
 
     def _wait_for_hours(self, order: LinkOrder) -> None:

@@ -11,6 +11,7 @@ import os
 import re
 import signal
 import time
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -18,6 +19,7 @@ import httpx
 from flwr.app import Context, Message
 
 from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.day_book import DayBook, day_book
 from asterion_client.egress import LOG, describe, refusal, reply
 from asterion_client.flower_client_compat import Submission, TaskSource
 from asterion_client.flower_daemon import READY
@@ -26,18 +28,27 @@ from asterion_client.site_log import keep_log_clean
 from asterion_shared import __version__
 from asterion_shared.bundle import NAME, bundle_sha256
 from asterion_shared.child_process import watch_parent
+from asterion_shared.errors import DiskProblemError
+from asterion_shared.flower_messages import num_bytes
 
 POLL_SECONDS = 0.25
 """Pause between two looks for a task."""
 
 
-def serve(source: TaskSource, stop: Event) -> None:
-    """Take and carry out tasks until told to stop; survives anything but that."""
+def serve(source: TaskSource, stop: Event, days: DayBook) -> None:
+    """Take and carry out tasks until told to stop; survives anything but that.
+
+    Args:
+        source: of tasks.
+        stop: set it to end.
+        days: where the bytes of orders and replies are noted.
+    """
+    work = partial(counted, days=days)
     while not stop.is_set():
         try:
             task = source.take()
             if task is not None:
-                source.carry_out(task, answer)
+                source.carry_out(task, work)
                 continue
         except httpx.TransportError:
             time.sleep(1.0)  # the SuperNode is starting; the daemon takes care of it
@@ -45,6 +56,22 @@ def serve(source: TaskSource, stop: Event) -> None:
             LOG.warning("a task was lost: %s", describe(error, "internal_error"))
             time.sleep(1.0)
         stop.wait(POLL_SECONDS)
+
+
+def counted(message: Message, context: Context, submission: Submission, days: DayBook) -> Message:
+    """What :func:`answer` says, with its bytes and the order's noted before it leaves.
+
+    Flower has fetched the order by then, so what passes ``consent.bytes_a_day`` is refused, and
+    not kept from coming.
+    """
+    try:
+        days.moved(num_bytes(message.content))
+        said = answer(message, context, submission)
+        days.moved(num_bytes(said.content))
+    except DiskProblemError as error:
+        LOG.warning("bytes cannot be noted: %s", describe(error, "disk_problem"))
+        return Message(reply(refusal("disk_problem")), reply_to=message)
+    return said
 
 
 def answer(message: Message, context: Context, submission: Submission) -> Message:
@@ -89,9 +116,11 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     _load()
     LOG.info(READY)
-    connection = read_site_settings(given.site).connection
+    settings = read_site_settings(given.site)
+    connection = settings.connection
     assert connection is not None  # noqa: S101  # the daemon starts no runner without one
-    serve(TaskSource(given.runtime, given.secret, connection.message_seconds), stop)
+    days = day_book((given.site.resolve().parent / settings.state_folder).resolve())
+    serve(TaskSource(given.runtime, given.secret, connection.message_seconds), stop, days)
 
 
 def _load() -> None:

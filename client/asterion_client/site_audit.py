@@ -14,6 +14,10 @@ from asterion_shared.flower_messages import num_bytes
 from asterion_shared.link.records import content_sha256, with_audit_head
 from asterion_shared.messages import Order, order_sha256
 
+Place = tuple[str, int | None]
+"""Run and round."""
+
+NOWHERE: Place = ("", None)
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
@@ -51,13 +55,16 @@ def record_order(trail: AuditTrail, order: Order, *, new_plan: bool) -> None:
     trail.append("order", run=run, round_=round_, facts=facts, other=_told(order))
 
 
-def record_answer(trail: AuditTrail, content: RecordDict, order: Order | None) -> RecordDict:
+def record_answer(
+    trail: AuditTrail, content: RecordDict, order: Order | None, stated: Place = NOWHERE
+) -> RecordDict:
     """Write down what is about to leave.
 
     Args:
         trail: the site's.
         content: a report or a refusal, as it was let out.
         order: that it answers; None where that could not be read.
+        stated: run and round that belong to an order that was not read.
 
     Returns:
         The same with the trail's head, for the coordinator; only this may leave.
@@ -65,7 +72,7 @@ def record_answer(trail: AuditTrail, content: RecordDict, order: Order | None) -
     Raises:
         AsterionError: as :meth:`asterion_shared.audit.AuditTrail.append`.
     """
-    run, round_ = ("", None) if order is None else _place(order)
+    run, round_ = stated if order is None else _place(order)
     facts: dict[str, Fact] = {} if order is None else {"phase": order.phase}
     refused = content.get("refusal")
     if isinstance(refused, ConfigRecord):
@@ -91,8 +98,17 @@ def _told(order: Order) -> dict[str, Head]:
     return {} if order.audit_head is None else {COORDINATOR: order.audit_head}
 
 
-def _place(order: Order) -> tuple[str, int | None]:
-    """Run and round, within the bounds of a record: nobody has checked the order's yet."""
-    whole = _NAME.fullmatch(order.run) is not None
-    run = order.run if whole else f"sha256 {hashlib.sha256(order.run.encode()).hexdigest()}"
-    return run, order.round if 0 <= order.round < 2**53 else None
+def _place(order: Order) -> Place:
+    return place_of(order.run, order.round)
+
+
+def place_of(run: str, round_: int) -> Place:
+    """Run and round within the bounds of a record: of an order that nobody has checked yet.
+
+    Args:
+        run: any text; one that is no name is hashed.
+        round_: any; None stands for one that is not counted.
+    """
+    if _NAME.fullmatch(run) is None:
+        run = f"sha256 {hashlib.sha256(run.encode()).hexdigest()}"
+    return run, round_ if 0 <= round_ < 2**53 else None

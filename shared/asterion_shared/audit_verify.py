@@ -376,7 +376,10 @@ def _contradiction(line: Line, theirs: Line) -> str:
     if ours.kind == "answers":
         said = ours.facts.get(other.side)
         left = answer_text(other.facts.get("sha256"), other.facts.get("code"))
-        if other.kind not in ("report", "refusal") or said != left or ours.run != other.run:
+        # A site that cannot read an order does not know of which run it was.
+        unread = other.kind == "refusal" and not other.run
+        same_run = unread or ours.run == other.run
+        if other.kind not in ("report", "refusal") or said != left or not same_run:
             return f"it says {said!r} came, and {about} says {left!r} left"
     return ""
 

@@ -22,6 +22,7 @@ from tests.audit.trails import (
     write_lines,
 )
 
+from asterion_shared.audit import AuditTrail, trail_files
 from asterion_shared.audit_records import START, hash_of, read_line
 from asterion_shared.audit_verify import Verdict, verify_trails
 
@@ -247,6 +248,18 @@ def test_sides_that_contradict_each_other(pair: Pair, tmp_path: Path) -> None:
     made[1:] = write_lines(tmp_path / "s", list(pair.site[:3]))
     words = {v.side: v.problem and (v.problem.word, v.problem.number) for v in verify_trails(made)}
     assert words == {COORDINATOR: ("contradicted", number), SITE: None}
+
+
+@pytest.mark.parametrize(("said", "problem"), [("plan_invalid", None), ("no_data", "contradicted")])
+def test_a_refusal_of_an_order_that_was_not_read_names_no_run(
+    tmp_path: Path, said: str, problem: str | None
+) -> None:
+    site, centre = AuditTrail(tmp_path / "s", SITE), AuditTrail(tmp_path / "c", COORDINATOR)
+    head = site.append("refusal", run="", facts={"code": "plan_invalid", "stage": "receiving"})
+    centre.append("answers", run="r1", facts={SITE: f"refusal {said}"}, other={SITE: head})
+    files = [path for name in "sc" for path in trail_files(tmp_path / name)]
+    found = {v.side: v.problem and v.problem.word for v in verify_trails(files)}
+    assert found == {COORDINATOR: problem, SITE: None}
 
 
 def test_whole_trails_are_proven_as_far_as_the_other_side_was_told(

@@ -7,7 +7,9 @@ import pytest
 from tests.faults.kill_cases import matrix_plan
 
 from asterion_client.coordinator_words import LinkOrder
+from asterion_client.day_book import DayBook
 from asterion_client.link_session import LinkSession
+from asterion_client.order_chunks import ByteQuota
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_client.stored_reports import StoredReport, site_blobs, stored_parts
 from asterion_shared.link import link_pb2 as wire
@@ -64,7 +66,9 @@ def session(tmp_path: Path) -> LinkSession:
     values = {"address": "127.0.0.1:1", "root_certificate": "a", "private_key": "b"}
     connection = validate(ConnectionSettings, values, "site.toml")
     blobs = BlobStore(tmp_path / "blobs")
-    return LinkSession(connection, Identity(b"", b"", b""), blobs, bytes(16), lambda told: None)
+    quota = ByteQuota(DayBook(tmp_path / "state"), 10**9)
+    nobody = Identity(b"", b"", b"")
+    return LinkSession(connection, nobody, blobs, bytes(16), lambda told: None, quota)
 
 
 def test_parts_of_a_report_on_its_way_are_in_use(session: LinkSession, tmp_path: Path) -> None:

@@ -6,14 +6,16 @@ import io
 import logging
 import tomllib
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
-from flwr.app import Context, Message, RecordDict
+from flwr.app import ConfigRecord, Context, Message, RecordDict
 from flwr.cli.config_utils import get_fab_metadata
 from tests.flower.conftest import bundle_with
 
 from asterion_client import runner
+from asterion_client.day_book import DayBook
 from asterion_client.flower_client_compat import Submission
 from asterion_server.flower_server_compat import ensure_task_identity
 from asterion_shared import __version__
@@ -100,3 +102,34 @@ def test_a_foreign_bundle_is_refused_with_its_code_before_the_app_sees_anything(
     assert asked == []
     assert "mueller" not in caplog.text
     assert caplog.text.count("foreign_bundle") == 1
+
+
+def sized(num_bytes: int) -> RecordDict:
+    return RecordDict({"order": ConfigRecord({"bytes": bytes(num_bytes)})})
+
+
+def test_the_bytes_of_an_order_and_its_reply_are_noted(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def app(message: Message, context: Context) -> Message:
+        return Message(sized(7), reply_to=message)
+
+    monkeypatch.setattr(runner, "app", app)
+    ensure_task_identity()
+    context: Any = None
+    days = DayBook(tmp_path)
+    runner.counted(Message(sized(11), 7, "train"), context, OWN, days)
+    assert days.today().num_bytes == 18
+
+
+def test_a_reply_whose_bytes_cannot_be_noted_does_not_leave(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(runner, "app", lambda message, context: Message(sized(7), reply_to=message))
+    ensure_task_identity()
+    context: Any = None
+    (tmp_path / "consent").write_text("not a folder")
+    said = runner.counted(Message(sized(11), 7, "train"), context, OWN, DayBook(tmp_path))
+    answer = decode_answer(said.content, "north", 3)
+    assert isinstance(answer, NoReport)
+    assert answer.code == "disk_problem"

@@ -21,7 +21,9 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from tests.papers import papers_of, provisioned
 
+from asterion_client.day_book import DayBook
 from asterion_client.link_session import LinkSession, Standing
+from asterion_client.order_chunks import ByteQuota
 from asterion_client.settings import ConnectionSettings
 from asterion_server.keys import Provisioned
 from asterion_server.link_grid import LinkGrid, node_number
@@ -211,9 +213,10 @@ class Loopback:
         blobs: BlobStore | None = None,
         *,
         address: str = "",
+        bytes_a_day: int | None = 10**12,
         **given: Any,
     ) -> LinkSession:
-        """A started session of a real site; `told` keeps its standings."""
+        """A started session of a real site; `told` keeps its standings, `days` what it moved."""
         settings = ConnectionSettings(
             address=address or self.address, root_certificate="ca.pem", private_key="site.key",
             **given,
@@ -221,7 +224,12 @@ class Loopback:
         told: list[Standing] = []
         folder = self.scratch / f"session-{name}-{len(self._sessions)}"
         store = BlobStore(folder) if blobs is None else blobs
-        session = LinkSession(settings, self.identity(name), store, os.urandom(16), told.append)
+        days = DayBook(self.scratch / f"days-{name}-{len(self._sessions)}")
+        session = LinkSession(
+            settings, self.identity(name), store, os.urandom(16), told.append,
+            ByteQuota(days, bytes_a_day),
+        )  # fmt: skip
+        session.days = days
         session.told = told
         self._sessions.append(session)
         session.start()

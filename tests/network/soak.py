@@ -33,7 +33,9 @@ import psutil
 from tests.papers import papers_of, provisioned
 
 from asterion_client.coordinator_words import LinkOrder
+from asterion_client.day_book import DayBook
 from asterion_client.link_session import LinkSession
+from asterion_client.order_chunks import ByteQuota
 from asterion_client.settings import ConnectionSettings
 from asterion_server.keys import Provisioned, open_provisioned
 from asterion_shared.events import RoundFinished, read_events
@@ -155,7 +157,10 @@ class Site:
         )
         self.name, self.blobs = name, BlobStore(folder / name)
         state_id = name.encode().ljust(16)[:16]
-        self.session = LinkSession(settings, identity, self.blobs, state_id, lambda standing: None)
+        quota = ByteQuota(DayBook(folder / f"{name}-days"), 10**12)
+        self.session = LinkSession(
+            settings, identity, self.blobs, state_id, lambda standing: None, quota
+        )
         self._measured = folder.parent / MEASURED
         self._last: list[LinkOrder] = []
         self._thread = threading.Thread(target=self._serve, daemon=True)
