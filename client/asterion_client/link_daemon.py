@@ -14,7 +14,6 @@ from asterion_client.daemon import Say
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_client.site_standing import (
     SiteStatus,
-    meaning_of,
     read_status,
     write_status,
 )
@@ -143,9 +142,9 @@ class _Daemon:
         if status.refused and status.refused != self._refused:
             why = f"the coordinator at {address} refuses site {self._name} ({status.refused})"
             if status.refused in FINAL and not self._was_connected:
-                msg = f"{why}; {meaning_of(status.refused)}"
+                msg = f"{why}; {status.meaning}"
                 raise ConnectionProblemError(msg)
-            self._say(f"{why}; {meaning_of(status.refused)}; trying again")
+            self._say(f"{why}; {status.meaning}; trying again")
         self._connected, self._refused = status.connected, status.refused
 
     def _raise_failed_start(self) -> None:

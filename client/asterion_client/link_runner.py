@@ -155,6 +155,7 @@ class LinkRunner:
             connected=standing.connected,
             last_contact=standing.last_contact,
             refused=standing.refused,
+            coordinator_version=standing.coordinator_version,
             working=self._working,
             started=self._started,
             written=time.time(),

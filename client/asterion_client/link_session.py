@@ -38,7 +38,7 @@ from asterion_shared.link.channel import WIRE_FORMAT, open_channel
 from asterion_shared.link.identity import Identity
 from asterion_shared.link.parcels import Parcel, Part, to_wire
 from asterion_shared.link.records import stored_parts
-from asterion_shared.link.refusals import code_of
+from asterion_shared.link.refusals import VERSION_KEY, code_of
 from asterion_shared.link.steps import reached
 
 LOG = logging.getLogger("asterion.site")
@@ -69,11 +69,13 @@ class Standing:
         connected: whether it is open now.
         last_contact: UTC in seconds since 1970 of the last word; None: never since the start.
         refused: code of the last refusal of this site; empty: none since the last session.
+        coordinator_version: as a coordinator of another version states it; else empty.
     """
 
     connected: bool
     last_contact: float | None
     refused: str
+    coordinator_version: str = ""
 
 
 class LinkSession:
@@ -180,7 +182,7 @@ class LinkSession:
     def _attend(self) -> None:
         failures = 0
         while not self._stopping.is_set():
-            began, refused = time.monotonic(), ""
+            began, refused, version = time.monotonic(), "", ""
             # Chunks have a connection of their own: on a slow line the beats of the session would
             # wait behind them until it looks dead.
             with self._channel() as session, self._channel() as chunks:
@@ -188,13 +190,13 @@ class LinkSession:
                 try:
                     self._listen(service.LinkStub(session))  # type: ignore[no-untyped-call]
                 except grpc.RpcError as error:
-                    refused = _code(error)
+                    refused, version = _code(error), _version(error)
                     if refused and not self._stopping.is_set():
                         LOG.warning("the coordinator refused this site (%s)", refused)
                     elif self._up.is_set():
                         LOG.info("the session ended: %s", _words(error))
                 self._up.clear()
-                self._tell(connected=False, refused=refused)
+                self._tell(connected=False, refused=refused, version=version)
                 failures = 0 if time.monotonic() - began > 10 else failures + 1
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
                 self._stopping.wait(REFUSED_SECONDS if refused else pause)
@@ -224,10 +226,10 @@ class LinkSession:
             silent.stop()
             call.cancel()
 
-    def _tell(self, *, connected: bool, refused: str = "") -> None:
+    def _tell(self, *, connected: bool, refused: str = "", version: str = "") -> None:
         before = self.standing
         contact = time.time() if connected else before.last_contact
-        self.standing = Standing(connected, contact, "" if connected else refused)
+        self.standing = Standing(connected, contact, "" if connected else refused, version)
         if (before.connected, before.refused) != (connected, self.standing.refused):
             self._told(self.standing)
 
@@ -359,6 +361,13 @@ class LinkSession:
 def _code(error: grpc.RpcError) -> str:
     details = error.details() if isinstance(error, grpc.Call) else None
     return code_of(details)
+
+
+def _version(error: grpc.RpcError) -> str:
+    """The other side's version, when it says so; fit for a line, whatever it sent."""
+    pairs: Any = error.trailing_metadata() if isinstance(error, grpc.Call) else None
+    said = [value for key, value in pairs or () if key == VERSION_KEY]
+    return ascii(str(said[0])[:40])[1:-1][:40] if said else ""
 
 
 def _words(error: grpc.RpcError) -> str:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from asterion_shared import __version__
 from asterion_shared.errors import FileProblemError
 from asterion_shared.files import write_atomically
 
@@ -41,6 +42,7 @@ class SiteStatus:
         refused: code of the coordinator's last refusal; empty: none.
         working: what it is doing, such as ``train of round 3``; empty: it waits.
         started, written: of the process and of this file, UTC in seconds since 1970.
+        coordinator_version: as a coordinator that refused ``other_version`` states it; else empty.
     """
 
     site: str
@@ -50,6 +52,17 @@ class SiteStatus:
     working: str
     started: float
     written: float
+    coordinator_version: str = ""
+
+    @property
+    def meaning(self) -> str:
+        """What a person at the site can do about the last refusal."""
+        if self.refused == "other_version" and self.coordinator_version:
+            return (
+                f"it has Asterion {self.coordinator_version}, this site {__version__}, and the two "
+                f"cannot talk: install {self.coordinator_version} here"
+            )
+        return meaning_of(self.refused)
 
     def problem(self, silent_minutes: float, now: float) -> str:
         """Why the site is not well, in one line; empty when it is.
@@ -61,7 +74,7 @@ class SiteStatus:
         if now - self.written > STALE_SECONDS:
             return f"its process has not written for {now - self.written:.0f} s: it does not run"
         if self.refused:
-            return f"the coordinator refuses it ({self.refused}); {meaning_of(self.refused)}"
+            return f"the coordinator refuses it ({self.refused}); {self.meaning}"
         if self.connected:
             return ""
         silent = now - max(self.started, self.last_contact or 0.0)

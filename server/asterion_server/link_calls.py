@@ -18,12 +18,13 @@ import grpc
 import grpc.aio
 from google.protobuf.message import DecodeError, Message
 
+from asterion_shared import __version__
 from asterion_shared.errors import DiskProblemError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link import link_pb2_grpc as service
 from asterion_shared.link.channel import MESSAGE_OPTIONS, MOST_MESSAGE_BYTES, RECEIVE_OPTION
 from asterion_shared.link.identity import Authority
-from asterion_shared.link.refusals import REFUSALS, LinkRefusedError, status_text
+from asterion_shared.link.refusals import REFUSALS, VERSION_KEY, LinkRefusedError, status_text
 
 LOG = logging.getLogger("asterion.link")
 MOST_CALLS = 8
@@ -165,7 +166,9 @@ class Gate:
         """End a call with a code."""
         self.log(logging.WARNING, site, f"refused ({error.code}): {error.why}")
         self._told(site, error.code)
-        await context.abort(REFUSALS[error.code], status_text(error.code))
+        # A side that knows which version it met can say what to install.
+        own = ((VERSION_KEY, __version__),) if error.code == "other_version" else ()
+        await context.abort(REFUSALS[error.code], status_text(error.code), own)
 
     def log(self, level: int, site: str, words: str) -> None:
         """A line of the log about a site, unless there were too many."""

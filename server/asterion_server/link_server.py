@@ -228,7 +228,10 @@ class LinkService(service.LinkServicer):
 
     def _open(self, session: _Session, hello: wire.Hello) -> None:
         if hello.format != WIRE_FORMAT:
-            why = f"it speaks format {hello.format}, this link {WIRE_FORMAT}"
+            why = (
+                f"it is Asterion {_word(hello.version)} and speaks format {hello.format}, this "
+                f"link is {__version__} and speaks {WIRE_FORMAT}"
+            )
             raise LinkRefusedError(code="other_version", why=why)
         if not (len(hello.state_id) == len(hello.instance_id) == 16):
             raise LinkRefusedError(code="malformed", why="a hello without identities")

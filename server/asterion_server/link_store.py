@@ -16,8 +16,9 @@ import sqlalchemy as sql
 from sqlalchemy import event as sql_event
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-from asterion_server.link_tables import META, ORDER, REPORT, SCHEMA_VERSION, SESSION, VERSION
-from asterion_shared.errors import DiskProblemError, PlanMismatchError
+from asterion_server.link_migration import migrate
+from asterion_server.link_tables import ORDER, REPORT, SESSION, VERSION
+from asterion_shared.errors import DiskProblemError
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import Parcel, Part, from_wire, to_wire
 from asterion_shared.link.refusals import LinkRefusedError
@@ -92,7 +93,7 @@ class LinkStore:
 
     Raises:
         DiskProblemError: it cannot be opened or made.
-        PlanMismatchError: it was made by another version.
+        PlanMismatchError: a newer version of Asterion made it; an older one's is brought up to now.
     """
 
     def __init__(self, url: str) -> None:
@@ -114,16 +115,7 @@ class LinkStore:
             if self._url.get_backend_name() == "postgresql":
                 # Two processes that make the tables at once would be in each other's way.
                 db.execute(sql.select(sql.func.pg_advisory_xact_lock(TABLES_LOCK)))
-            META.create_all(db)
-            found = db.scalar(sql.select(VERSION.c.version))
-            if found is None:
-                db.execute(VERSION.insert().values(version=SCHEMA_VERSION))
-            elif found != SCHEMA_VERSION:
-                msg = (
-                    f"{self._url.render_as_string()} is of version {found}, this program's is "
-                    f"{SCHEMA_VERSION}; use the version of Asterion that made it"
-                )
-                raise PlanMismatchError(msg)
+            migrate(db, self._url.render_as_string())
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -1,9 +1,12 @@
-"""The tables of the link's queue, and the version of their shape."""
+"""The tables of the link's queue as they are now, and which revision of them that is."""
 
 import sqlalchemy as sql
 
-SCHEMA_VERSION = 1
-"""A database of another version is refused by name; a change of a table needs a new one."""
+REVISION = "1"
+"""The newest in :mod:`asterion_server.link_revisions`, which make these tables."""
+
+REVISION_TABLE = "link_revision"
+"""Where Alembic keeps a database's revision."""
 
 META = sql.MetaData()
 VERSION = sql.Table("link_version", META, sql.Column("version", sql.Integer, nullable=False))

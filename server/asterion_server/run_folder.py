@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import psutil
 from pydantic import Field
@@ -30,6 +30,9 @@ from asterion_shared.signed_plan import PlanSignature, read_signature
 
 class Launch(Settings):
     """``launch.json``: how the run was asked for."""
+
+    format: Literal[1] = 1
+    """Of this file; the first ones name none."""
 
     sites: tuple[Name, ...]
     """Sites that shall take part."""
@@ -202,7 +205,7 @@ class RunFolder:
         """How the run was asked for.
 
         Raises:
-            FileProblemError: the file is missing or not JSON.
+            FileProblemError: the file is missing, not JSON, or of a newer version.
             SettingsError: it was edited and does not hold.
         """
         return _load(Launch, self.launch_file)
@@ -275,6 +278,9 @@ def _load(model: type[AnySettings], path: Path) -> AnySettings:
         values = json.loads(_read(path))
     except ValueError as error:
         raise FileProblemError(path, f"is not JSON ({error})", "launch the run again") from None
+    if isinstance(values, dict) and values.get("format", 1) != 1:
+        what = f"is of format {values['format']}, and this version of Asterion knows 1"
+        raise FileProblemError(path, what, "use the version that launched the run, or a later one")
     return validate(model, values, str(path))
 
 

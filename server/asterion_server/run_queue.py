@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import httpx
 
@@ -172,12 +172,13 @@ def _link_standing(
 ) -> SiteStanding:
     if session is None:
         return SiteStanding(name=name, state="registered")
+    known: dict[str, Any] = {"name": name, "version": session.version}
     if not session.is_open:
-        return SiteStanding(name=name, state="away", since=_utc_of(session.last_contact))
+        return SiteStanding(state="away", since=_utc_of(session.last_contact), **known)
     if work is not None:
         run, round_ = work
-        return SiteStanding(name=name, state="training", run=run, round=round_)
-    return SiteStanding(name=name, state="configured", since=_utc_of(session.opened))
+        return SiteStanding(state="training", run=run, round=round_, **known)
+    return SiteStanding(state="configured", since=_utc_of(session.opened), **known)
 
 
 def _utc_of(seconds: float) -> str:

@@ -2,6 +2,7 @@
 
 from typing import ClassVar, Literal
 
+from asterion_shared import __version__
 from asterion_shared.plan import Name
 from asterion_shared.result import Count, UtcTime
 from asterion_shared.settings_files import Rule, Settings, rule
@@ -29,6 +30,9 @@ class SiteStanding(Settings):
     round: Count | None = None
     """Likewise: the round."""
 
+    version: str = ""
+    """Of its program, as it said itself when it last came; empty where nobody noted it."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda s: s.state == "training" or (not s.run and s.round is None),
@@ -38,12 +42,14 @@ class SiteStanding(Settings):
 
 
 def in_words(standing: SiteStanding) -> str:
-    """One line for a terminal.
+    """One line for a terminal; it names a version that is not this program's.
 
     >>> in_words(SiteStanding(name="north", state="away", since="2026-01-02T14:02:11Z"))
     'site north: away, since 14:02 UTC (2026-01-02)'
     >>> in_words(SiteStanding(name="south", state="training", run="outcome", round=3))
     'site south: training, round 3 of run outcome'
+    >>> in_words(SiteStanding(name="west", state="configured", version="0.0.9"))
+    'site west: configured, waits for orders, by Asterion 0.0.9'
     """
     said = {
         "registered": "registered, never heard of",
@@ -55,7 +61,9 @@ def in_words(standing: SiteStanding) -> str:
     if standing.round is not None:
         said += f", round {standing.round} of run {standing.run}"
     since = "" if standing.since is None else f", since {clock(standing.since)}"
-    return f"site {standing.name}: {said}{since}"
+    other = standing.version and standing.version != __version__
+    version = f", by Asterion {standing.version}" if other else ""
+    return f"site {standing.name}: {said}{since}{version}"
 
 
 def clock(moment: UtcTime) -> str:

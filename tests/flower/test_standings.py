@@ -34,7 +34,7 @@ def node(*, online: bool = False, on: str = "", off: str = "") -> FlowerNode:
 def test_what_stock_flower_knows(known: FlowerNode | None, state: str, since: str | None) -> None:
     found = standing_of("north", known)
     assert found.model_dump() == {
-        "name": "north", "state": state, "since": since, "run": "", "round": None,
+        "name": "north", "state": state, "since": since, "run": "", "round": None, "version": "",
     }  # fmt: skip
 
 
@@ -76,11 +76,13 @@ def test_status_shows_every_enrolled_site(tmp_path: Path, monkeypatch: pytest.Mo
     told = CliRunner().invoke(app, ["status", "--folder", str(tmp_path / "center"), "--json"])
     assert json.loads(told.output) == {
         "sites": {
-            "north": {"state": "away", "since": "2026-01-02T14:30:00Z", "run": "", "round": None},
+            "north": {"state": "away", "since": "2026-01-02T14:30:00Z", "run": "", "round": None,
+                      "version": ""},
             "south": {
                 "state": "connected", "since": "2026-01-02T14:02:11Z", "run": "", "round": None,
+                "version": "",
             },
-            "west": {"state": "registered", "since": None, "run": "", "round": None},
+            "west": {"state": "registered", "since": None, "run": "", "round": None, "version": ""},
         },
         "runs": {},
         "papers": [],

@@ -4,13 +4,14 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from tests.flower.conftest import make_plan
 from tests.link.loopback import Loopback, eventually
 
 from asterion_server.keys import open_provisioned
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_server.run_queue import LinkQueue
-from asterion_shared.errors import AsterionError
+from asterion_shared.errors import AsterionError, FileProblemError
 
 
 def launched(link: Loopback, name: str) -> RunFolder:
@@ -39,7 +40,7 @@ def test_how_sites_stand(link: Loopback, asterion) -> None:
     assert next(session).WhichOneof("what") == "order"
     eventually(lambda: told()["north"]["state"] == "training")
     assert told()["north"] == {
-        "state": "training", "since": None, "run": "mammography", "round": 7
+        "state": "training", "since": None, "run": "mammography", "round": 7, "version": "test"
     }  # fmt: skip
     ran = asterion("server", "status", "--folder", link.made.folder)
     assert ran.code == 0
@@ -82,3 +83,14 @@ def test_without_a_coordinator_it_is_said(link: Loopback, asterion) -> None:
 def test_a_folder_of_no_coordinator(asterion, tmp_path: Path) -> None:
     ran = asterion("server", "status", "--folder", tmp_path)
     assert (ran.code, "asterion server init" in ran.said) == (11, True)
+
+
+def test_a_launch_of_another_format_is_refused_and_one_without_is_the_first(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    run.write_launch(Launch(sites=("north",)))
+    assert json.loads(run.launch_file.read_text())["format"] == 1
+    run.launch_file.write_text('{"sites": ["north"], "format": 2, "priority": 1}')
+    with pytest.raises(FileProblemError, match="is of format 2, and this version of Asterion"):
+        run.read_launch()
+    run.launch_file.write_text('{"sites": ["north"]}')  # as 0.1.0 wrote it
+    assert run.read_launch() == Launch(sites=("north",))

@@ -32,6 +32,9 @@ once; ``disk_problem``: the coordinator cannot store it."""
 
 _MARK = "asterion: "
 
+VERSION_KEY = "asterion-version"
+"""Of the trailing metadata of ``other_version``: which version the coordinator has."""
+
 
 class LinkRefusedError(ConnectionProblemError):
     """One end of the link refused a message. ``code`` is one of :data:`REFUSALS`."""
