@@ -60,7 +60,7 @@ def _files(settings: SiteSettings, folder: Path, site_toml: Path) -> Iterator[tu
         yield from _at(folder, settings.consent.operator_keys)
     prefix = f"{state.relative_to(folder).as_posix()}/"
     for name, path in files_below(state, prefix):
-        parts = path.relative_to(state).parts
+        parts = list(path.relative_to(state).parts)
         of_a_run = len(parts) > 2 and parts[0] == "runs" and parts[2] in OF_A_RUN
         if parts[0] not in LEFT_OUT and not of_a_run and not path.name.endswith(".lock"):
             yield name, path

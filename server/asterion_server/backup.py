@@ -109,7 +109,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for checkpoints in sorted(folder.glob("runs/*/checkpoints")):
         yield from _newest_checkpoint(folder, checkpoints)
     for name, path in files_below(folder):
-        parts = path.relative_to(folder).parts
+        parts = list(path.relative_to(folder).parts)
         on_its_way = parts[0] == "link" and len(parts) > 2 and parts[1] in ON_THEIR_WAY
         process = parts[0] == "runs" and len(parts) > 2 and parts[2] in OF_A_PROCESS
         if parts[0] not in LEFT_OUT and not on_its_way and not process:
