@@ -83,7 +83,9 @@ class Context:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {"x509_pem_cert": [self._site.encode()]}
 
-    async def abort(self, status: grpc.StatusCode, details: str) -> None:
+    async def abort(
+        self, status: grpc.StatusCode, details: str, trailing_metadata: object = ()
+    ) -> None:
         raise RefusedError(details)
 
 
