@@ -178,13 +178,20 @@ class _Convolution(_Layer):
         self._stride, self._padding = layer.stride, layer.padding
         self._dilation, self._groups = layer.dilation, layer.groups
         self._convolve = _CONVOLVE[layer.weight.ndim]
-        plain = set(layer.stride) == set(layer.kernel_size) == {1} and layer.groups == 1
+        plain = set(layer.kernel_size) == {1} and layer.groups == 1
         self._pointwise = plain and not any(layer.padding)
 
     def _product(self, inputs: Tensor) -> Tensor:
-        """A 1x1 convolution as a batched product: torch splits a grouped one site by site."""
-        batch, _, *spatial = inputs.shape
-        points = unflatten(inputs.movedim(1, -1).flatten(0, -2), 1, (self.num_sites, -1))
+        """A 1x1 convolution as a batched product: torch splits a grouped one site by site.
+
+        With a stride as well: for fewer than eight channels, channels last, the weight's slope of
+        a strided 1x1 convolution writes past its memory on a CPU with AVX2 and without AVX-512
+        (torch 2.13, oneDNN's ``jit_1x1:avx2``).
+        """
+        strides = tuple(slice(None, None, step) for step in self._stride)
+        maps = inputs.movedim(1, -1)[:, *strides]
+        batch, *spatial, _ = maps.shape
+        points = unflatten(maps.flatten(0, -2), 1, (self.num_sites, -1))
         weight = self.weights["weight"].flatten(2)
         if weight.shape[1] == 1:  # one output: a product has nothing to share, a sum is faster
             found = (points * weight.squeeze(1)).sum(-1, keepdim=True)
