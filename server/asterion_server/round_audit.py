@@ -6,7 +6,7 @@ from pathlib import Path
 
 from flwr.app import RecordDict
 
-from asterion_shared.audit import FOLDER, AuditTrail
+from asterion_shared.audit import FOLDER, AuditTrail, side_of_folder
 from asterion_shared.audit_records import Fact, Head
 from asterion_shared.audit_verify import COORDINATOR, answer_text
 from asterion_shared.events import Event, RunFinished
@@ -17,13 +17,19 @@ from asterion_shared.signed_plan import PlanSignature
 
 
 def coordinator_trail(folder: Path) -> AuditTrail:
-    """The trail of a coordinator; it is known by its folder's name.
+    """The trail of a coordinator, known by the name that its folder had when the trail began.
+
+    A coordinator that was moved, or restored into another folder, goes on with its trail.
 
     Args:
         folder: the coordinator's.
+
+    Raises:
+        AuditBrokenError: the trail's last line is not a record.
     """
+    trail = folder / FOLDER
     name = re.sub(r"[^!-~]", "_", folder.resolve().name)[:100]
-    return AuditTrail(folder / FOLDER, f"{COORDINATOR}:{name}")
+    return AuditTrail(trail, side_of_folder(trail) or f"{COORDINATOR}:{name}")
 
 
 def record_launch(

@@ -141,16 +141,29 @@ def trail_of_folder(folder: Path) -> AuditTrail:
     Raises:
         AuditBrokenError: there is none, or its last line is not a record.
     """
-    files = trail_files(folder)
-    for path in reversed(files):
+    side = side_of_folder(folder)
+    if side is None:
+        raise AuditBrokenError(
+            folder, "holds no audit trail", "name a site's state/audit or the like"
+        )
+    return AuditTrail(folder, side)
+
+
+def side_of_folder(folder: Path) -> str | None:
+    """Whose trail lies in a folder; None: no record is there.
+
+    Raises:
+        AuditBrokenError: the last line is not a record.
+    """
+    for path in reversed(trail_files(folder)):
         with path.open("rb") as file:
             line = _last_line(file, _whole_bytes(file))
         if line:
             found = read_line(line)
             if found is None:
                 raise _not_a_record(path)
-            return AuditTrail(folder, found.record.side)
-    raise AuditBrokenError(folder, "holds no audit trail", "name a site's state/audit or the like")
+            return found.record.side
+    return None
 
 
 def trail_files(folder: Path) -> list[Path]:

@@ -238,6 +238,16 @@ def test_a_coordinator_that_cannot_write_its_trail_asks_nobody(
     assert not (federation.root / "north" / "state" / "audit").exists()
 
 
+def test_a_coordinator_in_another_folder_goes_on_with_its_trail(tmp_path: Path) -> None:
+    old, new = tmp_path / "center", tmp_path / "restored"
+    coordinator_trail(old).append("run_ended", run="one")
+    old.rename(new)
+    coordinator_trail(new).append("run_ended", run="two")
+    [verdict] = verify_trails(trail_files(new / "audit"))
+    assert (verdict.side, verdict.problem) == ("coordinator:center", None)
+    assert [line.record.run for line in of(verdict, "run_ended")] == ["one", "two"]
+
+
 def test_trails_of_several_runs_and_a_changed_site(
     federation: Federation, asterion: Callable[..., Ran]
 ) -> None:
@@ -264,7 +274,8 @@ def test_real_processes_leave_trails_that_agree(carrier: Carrier, tmp_path: Path
     assert [verdict.problem for verdict in found] == [None] * len(found)
     centre = found[0]
     assert [kind for kind, _ in kinds(centre)] == [
-        "begun", "plan_launched", *["orders", "answers"] * 4, "release", "run_ended",
+        "begun", "operator_enrolled", *["enrolled"] * 3,
+        "plan_launched", *["orders", "answers"] * 4, "release", "run_ended",
     ]  # fmt: skip
     for verdict in found[1:]:
         assert verdict.last is not None

@@ -268,8 +268,9 @@ def set_way(path: Path, host: str, proxy: str) -> None:
     """Have a site that has joined reach the coordinator at an address, through a proxy or not."""
     ours = ("address =", "proxy =")
     lines = [line for line in path.read_text().splitlines() if not line.startswith(ours)]
-    lines.append(f'address = "{host}:{PORT}"')
-    lines += [f'proxy = "{proxy}"'] if proxy else []
+    way = [f'address = "{host}:{PORT}"', *([f'proxy = "{proxy}"'] if proxy else [])]
+    section = lines.index("[connection]") + 1
+    lines[section:section] = way
     path.write_text("\n".join(lines) + "\n")
 
 
