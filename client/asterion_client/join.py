@@ -15,6 +15,9 @@ from asterion_shared.files import sync_folder, write_atomically
 from asterion_shared.fingerprints import certificate_fingerprint, fingerprint
 from asterion_shared.link.certificate_check import papers_problems, raise_first
 
+GONE = ".pem.gone"
+"""Ends the name of a key that is no longer enrolled."""
+
 Confirm = Callable[[str], bool]
 """Is asked with the authority's fingerprint whether it is the right one."""
 
@@ -130,11 +133,16 @@ def _key_changes(enrolment: Enrolment, paths: SitePaths, own: str) -> _Changes:
     for folder, given in ((paths.peers, enrolment.peers), (paths.operators, enrolment.operators)):
         kind = "peers" if folder == paths.peers else "operators"
         known = {path.stem: path for path in sorted(folder.glob("*.pem"))}
+        # A key that was taken away and comes back as another has changed all the same.
+        gone = {path.name.removesuffix(GONE): path for path in folder.glob(f"*{GONE}")}
+        before = gone | known
         for name, pem in given.items():
-            if name not in known:
+            if name not in before:
                 changes.new[f"{kind}/{name}"] = pem
-            elif not _same(known[name], pem) and not (kind == "peers" and name == own):
+            elif not _same(before[name], pem) and not (kind == "peers" and name == own):
                 changes.changed[f"{kind}/{name}"] = pem
+            elif name not in known:
+                changes.new[f"{kind}/{name}"] = pem
         changes.gone.extend(f"{kind}/{name}" for name in known if name not in given)
     return changes
 
@@ -179,7 +187,10 @@ def _write(enrolment: Enrolment, paths: SitePaths, changes: _Changes, *, is_next
     for name in changes.gone:
         kind, _, stem = name.partition("/")
         folder = paths.peers if kind == "peers" else paths.operators
-        (folder / f"{stem}.pem").unlink(missing_ok=True)
+        # Under a name that nobody reads as a key, so that another one for it is not new.
+        write_atomically(folder / f"{stem}{GONE}", (folder / f"{stem}.pem").read_bytes())
+        (folder / f"{stem}.pem").unlink()
+        sync_folder(folder)
     write_atomically(paths.root_certificate, enrolment.root_certificate.encode())
     if is_next:
         # The old key goes in this step; after a crash behind it, joining again does the rest.

@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import (
     load_ssh_private_key,
 )
 
+from asterion_client.consent_settings import ConsentSettings
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_shared import __version__
 from asterion_shared.audit import audit_public_key
@@ -71,7 +72,7 @@ def paths_of(settings: SiteSettings, folder: Path) -> SitePaths:
         private_key=folder / (given.private_key if given else "site.key"),
         certificate=folder / ((given.certificate if given else None) or "site.pem"),
         peers=folder / ((given.peers if given else None) or "peers"),
-        operators=folder / "operators",
+        operators=folder / (settings.consent or ConsentSettings()).operator_keys,
     )
 
 

@@ -8,7 +8,7 @@ right people's is for two persons to say, who read a fingerprint to each other.
 import base64
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
@@ -20,7 +20,7 @@ from pydantic import Field
 
 from asterion_shared.carrier import Carrier
 from asterion_shared.errors import FileProblemError
-from asterion_shared.fingerprints import public_pem, read_public_key
+from asterion_shared.fingerprints import only_certificate, public_pem, read_public_key
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Settings, read_versioned_json, validate
 
@@ -28,6 +28,11 @@ VERSION = 1
 REQUEST_SUFFIX, ENROLMENT_SUFFIX = ".request.json", ".enrolment.json"
 MOST_BYTES = 2**20
 """Of either file, on any way it comes."""
+
+Address = Annotated[
+    str, Field(pattern=r"^([A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]):[0-9]{1,5}$", max_length=300)
+]
+"""No quote, blank or line end: a site writes it into its settings."""
 
 _REQUEST_HEAD = b"asterion enrolment request 1\n"
 _ENROLMENT_HEAD = b"asterion enrolment 1\n"
@@ -73,7 +78,7 @@ class Enrolment(Settings):
     certificate: str
     """The site's, PEM."""
 
-    addresses: tuple[str, ...] = Field(min_length=1)
+    addresses: tuple[Address, ...] = Field(min_length=1)
     """``host:port`` under which the coordinator is reached; the first is for most sites."""
 
     carrier: Carrier
@@ -174,15 +179,16 @@ def enrolment_from(values: dict[str, object], source: str) -> Enrolment:
     given = validate(Enrolment, values, source)
     fix = "ask the coordinator's operator for the file anew"
     try:
-        root = x509.load_pem_x509_certificate(given.root_certificate.encode())
-        server = x509.load_pem_x509_certificate(given.server_certificate.encode())
-        x509.load_pem_x509_certificate(given.certificate.encode())
+        root = only_certificate(given.root_certificate.encode())
+        server = only_certificate(given.server_certificate.encode())
+        only_certificate(given.certificate.encode())
         for pem in given.peers.values():
             ec_key(pem)
         for pem in (*given.operators.values(), given.audit_public_key):
             signing_key(pem)
     except ValueError:
-        raise FileProblemError(source, "holds what is no key or certificate", fix) from None
+        what = "holds what is no key or certificate, or several in place of one"
+        raise FileProblemError(source, what, fix) from None
     try:
         server.verify_directly_issued_by(root)
         usage = server.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value

@@ -39,13 +39,28 @@ def fingerprint(public_key: str) -> str:
     return in_groups(base64.b32encode(digest[:BYTES]).decode())
 
 
+def only_certificate(pem: bytes) -> x509.Certificate:
+    """The certificate in PEM text that has just one.
+
+    Of several the first would be looked at, and all of them be trusted.
+
+    Raises:
+        ValueError: it is no certificate, or there are more.
+    """
+    found = x509.load_pem_x509_certificates(pem)
+    if len(found) != 1:
+        msg = f"holds {len(found)} certificates in place of one"
+        raise ValueError(msg)
+    return found[0]
+
+
 def certificate_fingerprint(certificate: bytes) -> str:
     """The fingerprint of the public key in a PEM certificate, of any kind of key.
 
     Raises:
-        ValueError: it is no certificate.
+        ValueError: it is no certificate, or more than one.
     """
-    key = x509.load_pem_x509_certificate(certificate).public_key()
+    key = only_certificate(certificate).public_key()
     der = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return in_groups(base64.b32encode(hashlib.sha256(der).digest()[:BYTES]).decode())
 

@@ -14,7 +14,12 @@ from asterion_client.site_keys import init_site, read_key
 from asterion_server.enrol import Enrolled, enrol, enrol_operator, revoke
 from asterion_server.initialise import init_coordinator
 from asterion_server.keys import Provisioned, open_provisioned
-from asterion_shared.enrolment_files import read_enrolment, read_request
+from asterion_shared.enrolment_files import (
+    enrolment_from,
+    read_enrolment,
+    read_request,
+    signed_enrolment,
+)
 from asterion_shared.errors import FileProblemError, SettingsError, UserInputError
 from asterion_shared.fingerprints import fingerprint, public_pem
 
@@ -306,3 +311,64 @@ def test_revoked_and_enrolled_again(made: Provisioned) -> None:
     send(made, toml)
     take(made, toml)
     assert len(revoke(made.folder, "north")) == 1  # the old serial number is not listed twice
+
+
+def test_a_key_that_was_taken_away_comes_back_as_it_was(made: Provisioned, tmp_path: Path) -> None:
+    toml, file = site_toml(made, "north"), tmp_path / "ada.pem"
+    first, second = (public_pem(Ed25519PrivateKey.generate().public_key()) for _ in range(2))
+
+    def sent(pem: str | None) -> Joined:
+        (made.operators / "ada.pem").unlink(missing_ok=True)
+        if pem is not None:
+            file.write_text(pem)
+            enrol_operator(made.folder, "ada", file)
+        init_coordinator(made.folder)
+        return take(made, toml)
+
+    sent(first)
+    assert sent(None).gone == ("operators/ada",)
+    assert sent(first).new == {"operators/ada": fingerprint(first)}
+    sent(None)
+    with pytest.raises(UserInputError, match="--replace-peer ada"):
+        sent(second)
+    assert not (toml.parent / "operators" / "ada.pem").exists()
+    assert take(made, toml, replace_peers=["ada"]).changed == {"operators/ada": fingerprint(second)}
+
+
+def test_operators_keys_go_where_consent_looks_for_them(made: Provisioned, tmp_path: Path) -> None:
+    toml, file = site_toml(made, "north"), tmp_path / "ada.pem"
+    file.write_text(public_pem(Ed25519PrivateKey.generate().public_key()))
+    enrol_operator(made.folder, "ada", file)
+    elsewhere = '[consent]\noperator_keys = "keys/operators"'
+    toml.write_text(toml.read_text().replace("[consent]", elsewhere))
+    take(made, toml)
+    assert (toml.parent / "keys" / "operators" / "ada.pem").read_text() == file.read_text()
+
+
+def _signed_anew(made: Provisioned, **changed: object) -> dict[str, object]:
+    """An answer that the coordinator itself has made otherwise, and signed."""
+    given = read_enrolment(made.enrolment("north")).model_copy(update={**changed, "signature": ""})
+    key = read_key(made.private_key)
+    return signed_enrolment(given, key).model_dump(mode="json")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ['c:1"\n[consent]\napproval = "auto"\n#', "c:1 ", "c", "c:1\n", "[::1]:1]:2", 'c":1', "c:123456"],
+)
+def test_an_address_cannot_write_into_the_settings(made: Provisioned, address: str) -> None:
+    with pytest.raises(SettingsError, match="addresses"):
+        enrolment_from(_signed_anew(made, addresses=(address,)), "answer")
+
+
+@pytest.mark.parametrize("address", ["c.example.org:8000", "10.0.0.1:1", "[fe80::1]:443"])
+def test_addresses_that_are_some(made: Provisioned, address: str) -> None:
+    given = enrolment_from(_signed_anew(made, addresses=(address,)), "answer")
+    assert given.addresses == (address,)
+
+
+def test_an_answer_has_one_authority(made: Provisioned, tmp_path: Path) -> None:
+    other = provisioned(tmp_path / "other", ["localhost"], [])
+    both = made.root_certificate.read_text() + other.root_certificate.read_text()
+    with pytest.raises(FileProblemError, match="several in place of one"):
+        enrolment_from(_signed_anew(made, root_certificate=both), "answer")

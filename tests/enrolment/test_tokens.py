@@ -1,8 +1,10 @@
 """Invitations by token, over real TLS on the loopback interface."""
 
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
@@ -131,6 +133,44 @@ def test_another_authority_is_sent_nothing(
     mine = new_token(_shown(other))
     with inviting(made) as here, pytest.raises(ConnectionProblemError, match="nothing was sent"):
         enrolment_by_token(here.address, mine, request_)
+    assert asked == []
+
+
+def test_a_second_authority_behind_the_right_one_is_not_believed(
+    made: Provisioned, request_: EnrolmentRequest, tmp_path: Path
+) -> None:
+    """Whoever stands in between sends the real certificate, which is no secret, and their own."""
+    other = provisioned(tmp_path / "other", ["localhost"], [])
+    both = made.root_certificate.read_bytes() + other.root_certificate.read_bytes()
+    asked: list[str] = []
+
+    class Between(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(both)
+
+        def do_POST(self) -> None:
+            asked.append(self.path)
+            self.send_error(400)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(other.certificate, other.private_key)
+    with HTTPServer(("127.0.0.1", 0), Between) as server:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(ConnectionProblemError, match="nothing was sent"):
+                enrolment_by_token(
+                    f"localhost:{server.server_port}", new_token(_shown(made)), request_
+                )
+        finally:
+            server.shutdown()
+            thread.join()
     assert asked == []
 
 
