@@ -17,8 +17,8 @@ from pydantic import Field
 
 from asterion_client.settings import SiteSettings
 from asterion_client.site_keys import paths_of, read_key
-from asterion_shared.errors import OrderRefusedError, SettingsError
-from asterion_shared.files import write_atomically
+from asterion_shared.errors import DiskProblemError, OrderRefusedError, SettingsError
+from asterion_shared.files import sync_folder, write_atomically
 from asterion_shared.messages import Order
 from asterion_shared.plan import Name, Plan, parse_plan
 from asterion_shared.settings_files import Settings, validate
@@ -99,11 +99,20 @@ def approve(
 
 
 def withdraw_approval(settings: SiteSettings, folder: Path, run: str) -> bool:
-    """Take an approval back; whether there was one."""
+    """Take an approval back, durably; whether there was one.
+
+    Raises:
+        DiskProblemError: it cannot be removed.
+    """
     path = _path(settings, folder, run)
-    found = path.exists()
-    path.unlink(missing_ok=True)
-    return found
+    try:
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise DiskProblemError(path, error.strerror or type(error).__name__) from error
+    return True
 
 
 def check_approval(settings: SiteSettings, folder: Path, plan: Plan, run: str, now: float) -> None:

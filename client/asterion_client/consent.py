@@ -31,7 +31,8 @@ PAUSED = "consent/paused"
 """While this file is in the state folder, no round begins."""
 
 _ASKED = "asked.txt"
-"""In a run's folder: hashes of the train orders of a private plan that were admitted."""
+"""In a run's folder: hashes of the orders of a private plan that were admitted and ask for a
+release: to train, or under a secure sum for the masked vector, with fresh noise in each sum."""
 
 Objection = tuple[str, str]
 """A code of ``REASON_CODES``, and words for the site's own people."""
@@ -77,7 +78,7 @@ class Consent:
             except OrderRefusedError:
                 keep_waiting(self._state, order)
                 raise
-        if (order.run, order.round) not in self._days.today().rounds:
+        if not self._days.has_begun(order.run, order.round):
             self._check_moment(given, order, moment)
         self._admit(order)
 
@@ -101,10 +102,11 @@ class Consent:
 
     def _admit(self, order: Order) -> None:
         """Note durably that the order is carried out."""
-        if order.phase == "train" and order.plan.privacy is not None:
+        releases = _asks_for_release(order)
+        if order.plan.privacy is not None and (releases or order.phase == "train"):
             path = self._state / "runs" / order.run / _ASKED
             known = set(path.read_text(encoding="ascii").split()) if path.exists() else set()
-            digest = order_sha256(order)
+            digest = order_sha256(order, self._settings.name)
             if digest not in known:
                 allowed = _most_rounds(order.plan.canonical(), *_limits(self._settings))
                 if len(known) >= allowed:
@@ -113,7 +115,8 @@ class Consent:
                         "consent.largest_epsilon allows"
                     )
                     _refuse("epsilon_too_large", words)
-                append_lines(path, [digest])
+                if releases:
+                    append_lines(path, [digest])
         self._days.begin(order.run, order.round)
 
 
@@ -200,6 +203,13 @@ def _check_step(given: ConsentSettings, order: Order) -> None:
             f"{given.smallest_cohort}"
         )
         _refuse("cohort_too_small", words)
+
+
+def _asks_for_release(order: Order) -> bool:
+    """Whether what leaves is noised anew, and charged."""
+    if order.sum is not None:
+        return (order.sum.of, order.sum.step) == ("train", "masked")
+    return order.phase == "train" and order.plan.secure_sum is None
 
 
 def _spent(given: ConsentSettings, day: Day, order: Order) -> Iterator[Objection]:

@@ -18,6 +18,7 @@ from asterion_shared.errors import DiskProblemError
 from asterion_shared.files import append_lines, make_folder
 
 FOLDER = "consent/days"
+DAY_SECONDS = 86_400
 Round = tuple[str, int]
 
 
@@ -50,11 +51,17 @@ class DayBook:
         self._folder, self._clock = state / FOLDER, clock
         self._lock = Lock()
         self._name, self._day = "", Day()
+        self._before: set[Round] = set()
 
     def today(self) -> Day:
         """The sums of today; do not change them."""
         with self._lock:
             return self._turned()
+
+    def has_begun(self, run: str, round_: int) -> bool:
+        """Whether a round began here today, or yesterday: then midnight does not end it."""
+        with self._lock:
+            return (run, round_) in self._turned().rounds | self._before
 
     def begin(self, run: str, round_: int) -> None:
         """Note that a round begins here.
@@ -99,10 +106,16 @@ class DayBook:
 
     def _turned(self) -> Day:
         """Today's sums; read from the disk when this is the first look at this day."""
-        name = time.strftime("%Y-%m-%d.jsonl", time.gmtime(self._clock()))
+        now = self._clock()
+        name, before = _file_of(now), _file_of(now - DAY_SECONDS)
         if name != self._name:
             self._name, self._day = name, read_day(self._folder / name)
+            self._before = read_day(self._folder / before).rounds
         return self._day
+
+
+def _file_of(moment: float) -> str:
+    return time.strftime("%Y-%m-%d.jsonl", time.gmtime(moment))
 
 
 @cache

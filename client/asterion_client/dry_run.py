@@ -57,12 +57,17 @@ def dry_run(site_toml: Path, plan_json: str) -> DryRun:
 
     Raises:
         AsterionError: of any kind: what the plan would end in here, with its exit code.
-        EngineFailedError: the process died.
+        EngineFailedError: the process died, or took longer than :data:`MOST_SECONDS`.
     """
     command = [sys.executable, "-m", "asterion_client.dry_run", "--site", str(site_toml)]
-    done = subprocess.run(
-        command, input=plan_json, capture_output=True, text=True, timeout=MOST_SECONDS, check=False
-    )
+    try:
+        done = subprocess.run(
+            command,
+            input=plan_json, capture_output=True, text=True, timeout=MOST_SECONDS, check=False,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        msg = f"the dry run did not end within {MOST_SECONDS:.0f} s; leave it out with --no-dry-run"
+        raise EngineFailedError(msg) from None
     lines = done.stdout.strip().splitlines()
     if not lines:
         last = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]

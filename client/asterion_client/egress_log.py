@@ -120,7 +120,7 @@ def read_log(state: Path, run: str | None = None) -> Iterator[Entry]:
 
 
 def _files(folder: Path, day: str = "") -> list[Path]:
-    """The files of the log in the order they were written; those packed twice only once."""
+    """The files of the log in the order they were written."""
     found = sorted(folder.glob(f"{day}*.jsonl.gz")) + sorted(folder.glob(f"{day}*.jsonl"))
     # A packed file of a day comes before the open one of the same day.
     return sorted(found, key=lambda path: (path.name[:10], path.suffix != ".gz", path.name))
@@ -140,11 +140,15 @@ def _rotate(path: Path) -> None:
 
 
 def _entries(folder: Path, day: str = "") -> Iterator[Entry]:
+    before = b""
     for path in _files(folder, day):
+        content = path.read_bytes()
         if path.suffix == ".gz":
-            yield from _parsed(gzip.decompress(path.read_bytes()))
-        else:
-            yield from _parsed(path.read_bytes())
+            content = gzip.decompress(content)
+        # A process that was killed between the steps of packing left the same lines twice.
+        if content != before:
+            yield from _parsed(content)
+        before = content
 
 
 def _parsed(content: bytes) -> Iterator[Entry]:

@@ -197,7 +197,7 @@ class LinkSession:
                         LOG.info("the session ended: %s", _words(error))
                 self._up.clear()
                 self._tell(connected=False, refused=refused, version=version)
-                failures = 0 if time.monotonic() - began > 10 else failures + 1
+                failures = 1 if time.monotonic() - began > 10 else failures + 1
                 pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
                 self._stopping.wait(REFUSED_SECONDS if refused else pause)
 

@@ -154,7 +154,9 @@ def _message(
             known = RevealList if content.startswith(RevealList.kind) else KeyList
             return site_sum.shares(known.from_bytes(content))
         case "masked":
-            return site_sum.masked(Inbox.from_bytes(content), words())
+            inbox = Inbox.from_bytes(content)
+            site_sum.check_inbox(inbox)  # what is refused is not charged
+            return site_sum.masked(inbox, words())
         case "agree":
             return site_sum.agree(Survivors.from_bytes(content))
         case "unmask":

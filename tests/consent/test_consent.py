@@ -120,6 +120,38 @@ def test_a_private_run_is_not_asked_more_often_than_its_epsilon_allows(clinic: C
     assert codes[-1] == "epsilon_too_large"
 
 
+SUMMED: dict[str, Any] = {
+    "rounds": {"count": 3, "quorum": 3, "sites_per_round": 4, "deadline_seconds": 30.0},
+    "algorithm": {"max_weight": 20},
+    "secure_sum": {"max_colluders": 0, "max_dropouts": 1},
+    "privacy": {"protects": "site", "noise": "shares", "clip_norm": 0.5,
+                "noise_multiplier": 8.0, "epsilon_limit": 20.0},
+}  # fmt: skip
+
+
+def test_each_sum_over_one_training_counts_against_its_epsilon(clinic: Clinic) -> None:
+    plan, epsilon = plan_of(**SUMMED), 2.0
+    settings = clinic.settings(noise=("shares",), largest_epsilon=epsilon)
+    allowed = consent_module._most_rounds(plan.canonical(), epsilon, 1e-6)
+    assert 3 < allowed < 200
+    train = clinic.order(plan=plan, phase="train", weights=np.zeros(4, np.float32))
+
+    def step(number: int, name: str) -> str:
+        sites = ("a", "b", "c", "clinic")
+        told = SumOrder(
+            id=str(number), of="train", step=name, sites=sites, size=4,  # type: ignore[arg-type]
+            content={"clinic": b"x"},
+        )  # fmt: skip
+        return code_of(settings, clinic, clinic.order(plan=plan, phase="sum", sum=told))
+
+    for number in range(allowed):
+        assert code_of(settings, clinic, train) == ""
+        assert {step(number, name) for name in ("keys", "masked", "masked", "agree")} == {""}
+    assert step(allowed, "masked") == "epsilon_too_large"
+    assert step(allowed - 1, "unmask") == ""  # what has left is summed
+    assert code_of(settings, clinic, train) == "epsilon_too_large"
+
+
 def test_quotas_of_a_day(clinic: Clinic) -> None:
     settings = clinic.settings(plans_a_day=2, rounds_a_day=3)
     for run, round_, code in [
@@ -154,6 +186,18 @@ def test_hours_hold_for_the_beginning_of_a_round(clinic: Clinic) -> None:
     assert code_of(settings, clinic, order, moment.timestamp()) == "outside_hours"
     assert code_of(settings, clinic, order, night) == ""
     assert code_of(clinic.settings(hours=("11:00-13:00",)), clinic, order, night) == ""  # has begun
+
+
+def test_midnight_does_not_end_a_round_that_has_begun(clinic: Clinic) -> None:
+    settings = clinic.settings()
+    late = datetime(2026, 11, 22, 23, 59, 59, tzinfo=UTC).timestamp()
+    assert code_of(settings, clinic, clinic.order(), late) == ""
+    paused = clinic.folder / "state" / PAUSED
+    paused.touch()
+    evaluate = clinic.order(phase="evaluate")
+    assert code_of(settings, clinic, evaluate, late + 2) == ""
+    assert code_of(settings, clinic, clinic.order(round=2), late + 2) == "site_paused"
+    assert code_of(settings, clinic, evaluate, late + 3 * 86_400) == "site_paused"
 
 
 def test_a_paused_or_busy_site_begins_nothing(

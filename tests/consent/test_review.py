@@ -14,7 +14,7 @@ from tests.consent.conftest import PLAN, PRIVATE, Clinic
 from asterion_client.approvals import keep_waiting
 from asterion_client.dry_run import BY_INTERPRETER, BY_KERNEL, dry_run
 from asterion_client.plan_review import differences
-from asterion_shared.errors import AsterionError, DataProblemError
+from asterion_shared.errors import AsterionError, DataProblemError, EngineFailedError
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.settings_files import validate
@@ -108,6 +108,14 @@ def test_a_pause_is_a_command(clinic: Clinic, asterion: Callable[..., Ran]) -> N
     assert paused.exists()
     assert asterion("site", "continue", clinic.toml).code == 0
     assert not paused.exists()
+
+
+def test_a_dry_run_that_does_not_end_is_told(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asterion_client.dry_run.MOST_SECONDS", 0.01)
+    with pytest.raises(EngineFailedError, match="did not end within"):
+        dry_run(clinic.toml, clinic.plan.canonical())
 
 
 def test_a_dry_run_ends_in_what_the_plan_would_end_in(clinic: Clinic) -> None:

@@ -69,6 +69,7 @@ def test_full_files_are_packed_and_totals_go_on(
     assert bytes_left_on(tmp_path, TODAY) == size
     newest = sorted((tmp_path / "egress").glob("*.gz"))[-1]
     plain.write_bytes(gzip.decompress(newest.read_bytes()))
+    assert [entry["round"] for entry in read_log(tmp_path)] == [1, 2, 3, 4]
     log.write(None, reply(refusal("plan_invalid")))
     assert len(list((tmp_path / "egress").glob("*.gz"))) == 4
 

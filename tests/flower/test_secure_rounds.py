@@ -32,6 +32,7 @@ from asterion_shared.messages import Order, Report
 from asterion_shared.parameters import from_bytes
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.secure_sum import elliptic_verifier
+from asterion_shared.privacy.secure_sum_messages import Inbox
 from asterion_shared.result import Result
 from asterion_shared.settings_files import validate
 from asterion_shared.vector_records import vector_record
@@ -304,6 +305,26 @@ def test_a_site_whose_budget_is_spent_sends_no_vector(
     steps = {order.sum.step for site, order, _ in federation.heard
              if site == "east" and order.sum is not None and order.round == 1}  # fmt: skip
     assert steps == {"keys", "shares"}
+
+
+def test_a_step_that_is_refused_is_not_charged(federation: Federation, tmp_path: Path) -> None:
+    """Else a coordinator could spend a site's budget with messages that nobody answers."""
+
+    def meddle(site: str, order: RecordDict) -> None:
+        if site == "east" and "sum" in order and order["sum"]["step"] == "masked":
+            inbox = Inbox.from_bytes(order["sum"]["content"])  # type: ignore[arg-type]
+            order["sum"]["content"] = replace(inbox, sealed=()).to_bytes()
+
+    federation.meddle = meddle
+    plan = plan_of(SHARES, rounds=SECURE["rounds"] | {"count": 1})
+    result = federation.run(plan, tmp_path / "run")
+    assert result.rounds[1].missing == {"east": "secure_sum_too_few"}
+    charged = {}
+    for folder in federation.folders:
+        settings = read_site_settings(folder / "site.toml")
+        with Ledger(ledger_folder(settings, folder), settings.privacy) as ledger:
+            charged[folder.name] = ledger.exposure().epsilon > 0
+    assert charged == {"east": False, "north": True, "south": True, "west": True}
 
 
 @pytest.mark.parametrize("missing", ["setting", "key"])

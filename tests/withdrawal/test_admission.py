@@ -136,6 +136,10 @@ PERIODS = {"101": 365, "open": 0, "*": 30}
         ({"PROPOSID": "other", "DATE-OBS": "1990-01-01"}, {}, {"101": 0}, True),
         ({"PROPOSID": "open"}, {}, PERIODS, True),
         ({"PROPOSID": "open", "DATE-OBS": "soon"}, {}, PERIODS, True),
+        ({"PROPOSID": "open", "DATE-OBS": "9999-12-31"}, {}, PERIODS, True),
+        ({"PROPOSID": 101, "DATE-OBS": "9999-12-30"}, {}, PERIODS, True),
+        # No header may name a time zone; of this one the period has half an hour left.
+        ({"PROPOSID": 101, "DATE-OBS": "2025-03-10T11:30:00-01:00"}, {}, PERIODS, True),
         ({"PROPOSID": "open", "DATE-OBS": "11/03/98"}, {}, PERIODS, False),
         # The stricter of two headers counts.
         ({"PROPOSID": "open", "DATE-OBS": "2026-02-01"}, {"PROPOSID": 101}, PERIODS, True),

@@ -35,14 +35,17 @@ def under_embargo(
     try:
         dates = [_moment(text) for text in header_texts(path, settings, embargo.date_key)]
         programmes = header_texts(path, settings, embargo.programme_key) or (EVERY_OTHER,)
-    except (UnreadableFileError, ValueError):
+    except (UnreadableFileError, ValueError, OverflowError):
         return True
     every_other = embargo.days.get(EVERY_OTHER)
     periods = [embargo.days.get(name, every_other) for name in programmes]
     known = [days for days in periods if days is not None]
     if not dates or len(known) < len(periods):
         return True
-    return now < max(dates) + timedelta(days=max(known))
+    try:
+        return now < max(dates) + timedelta(days=max(known))
+    except OverflowError:
+        return True  # it ends after the year 9999
 
 
 def _moment(text: str) -> datetime:
@@ -54,6 +57,8 @@ def _moment(text: str) -> datetime:
     if "/" in text:  # DD/MM/YY, of the years 1900 to 1999
         day, month, year = (int(part) for part in text.split("/"))
         return datetime(1900 + year, month, day, tzinfo=UTC) + timedelta(days=1)
-    if "T" in text:
-        return datetime.fromisoformat(text.removesuffix("Z")).replace(tzinfo=UTC)
-    return datetime.fromisoformat(text).replace(tzinfo=UTC) + timedelta(days=1)
+    moment = datetime.fromisoformat(text.removesuffix("Z"))
+    if moment.tzinfo is not None:
+        msg = "a date of a FITS header has no time zone"
+        raise ValueError(msg)
+    return moment.replace(tzinfo=UTC) + timedelta(days=0 if "T" in text else 1)

@@ -149,6 +149,11 @@ class SiteSum:
             self._neighbours = tuple(name for name in around if name in self._all)
             return self._share_secrets()
 
+    def check_inbox(self, inbox: Inbox) -> None:
+        """See to it that phase 4 can be carried out, before a vector is formed and charged."""
+        with self._phase(_Step.SHARED, _Step.SHARED):
+            self._open(inbox)
+
     def masked(self, inbox: Inbox, vector: Words) -> Masked:
         """Phase 4: the vector plus all masks.
 
