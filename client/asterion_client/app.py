@@ -17,7 +17,6 @@ from asterion_client.settings import read_site_settings
 from asterion_client.site_audit import (
     NOWHERE,
     Place,
-    place_of,
     record_answer,
     record_order,
     site_trail,
@@ -123,21 +122,19 @@ def _write_down(desk: Desk, order: Order, memory: _Memory) -> None:
         memory.plans.add(order.plan.sha256)
 
 
-def refuse_unread(code: str, run: str, round_: int) -> RecordDict:
-    """The refusal, once it is on record, of an order whose parts are not here.
+def refuse_unread(code: str, stated: Place = NOWHERE) -> RecordDict:
+    """The refusal, once it is on record, of an order that nobody reads.
 
     Args:
         code: of :data:`asterion_shared.messages.REASON_CODES`.
-        run: as the carrier states it; any text.
-        round_: as the carrier states it.
+        stated: run and round as the carrier has them, if it does.
 
     Raises:
         AsterionError: the site's settings cannot be read.
     """
-    SITE_LOG.warning("an order was refused before its parts were fetched: %s", code)
-    content = reply(refusal(code))
+    SITE_LOG.warning("an order was refused unread: %s", code)
     desk = _named_desk(os.environ.get(SITE_VARIABLE))
-    return _let_out(desk, content, None, stated=place_of(run, round_))
+    return _let_out(desk, reply(refusal(code)), None, stated=stated)
 
 
 def _let_out(

@@ -2,14 +2,24 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from asterion_shared.algorithm_settings import Label
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Positive, Settings
 
 HOURS = r"^([01]\d|2[0-3]):[0-5]\d-([01]\d|2[0-3]):[0-5]\d$"
-Hours = tuple[Annotated[str, Field(pattern=HOURS)], ...]
+
+
+def _with_time(hours: str) -> str:
+    begin, _, end = hours.partition("-")
+    if begin == end:
+        msg = "ends when it begins; for any time leave the hours out"
+        raise ValueError(msg)
+    return hours
+
+
+Hours = tuple[Annotated[str, Field(pattern=HOURS), AfterValidator(_with_time)], ...]
 Kind = Literal["count", "evaluate", "train"]
 Noise = Literal["none", "site", "shares", "centre"]
 

@@ -27,6 +27,7 @@ from asterion_client.flower_client_compat import order_message
 from asterion_client.link_session import LinkSession, Standing
 from asterion_client.order_chunks import ByteQuota
 from asterion_client.settings import SiteSettings, read_site_settings
+from asterion_client.site_audit import place_of
 from asterion_client.site_log import keep_log_clean
 from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.stored_reports import site_blobs, stored_parts
@@ -125,7 +126,7 @@ class LinkRunner:
 
     def _reply_to(self, order: LinkOrder) -> RecordDict:
         if order.refused:
-            return refuse_unread(order.refused, order.order.run, order.order.round)
+            return refuse_unread(order.refused, place_of(order.order.run, order.order.round))
         content = unpack(order.content, self._blobs.private_view)
         message = order_message(
             content, order.order.message_type, order.order.submission, order.order.round

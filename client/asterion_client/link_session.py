@@ -197,8 +197,8 @@ class LinkSession:
                         LOG.info("the session ended: %s", _words(error))
                 self._up.clear()
                 self._tell(connected=False, refused=refused, version=version)
-                failures = 1 if time.monotonic() - began > 10 else failures + 1
-                pause = RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1]
+                failures = 0 if time.monotonic() - began > 10 else failures + 1
+                pause = retry_seconds(failures)
                 self._stopping.wait(REFUSED_SECONDS if refused else pause)
 
     def _channel(self) -> grpc.Channel:
@@ -354,8 +354,13 @@ class LinkSession:
             except (DiskProblemError, ValueError, OSError) as error:
                 LOG.warning("order %s: %s", order.key.hex()[:12], type(error).__name__)
             failures += 1
-            self._stopping.wait(RETRY_SECONDS[min(failures, len(RETRY_SECONDS)) - 1])
+            self._stopping.wait(retry_seconds(failures))
         return False
+
+
+def retry_seconds(failures: int) -> float:
+    """Pause after so many failures in a row; after 0, when a session that held was cut."""
+    return RETRY_SECONDS[min(max(failures, 1), len(RETRY_SECONDS)) - 1]
 
 
 def _code(error: grpc.RpcError) -> str:

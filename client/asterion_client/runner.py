@@ -18,7 +18,7 @@ from threading import Event
 import httpx
 from flwr.app import Context, Message
 
-from asterion_client.app import SITE_VARIABLE, app
+from asterion_client.app import SITE_VARIABLE, app, refuse_unread
 from asterion_client.day_book import DayBook, day_book
 from asterion_client.egress import LOG, describe, refusal, reply
 from asterion_client.flower_client_compat import Submission, TaskSource
@@ -77,14 +77,16 @@ def counted(message: Message, context: Context, submission: Submission, days: Da
 def answer(message: Message, context: Context, submission: Submission) -> Message:
     """The app's answer, or the refusal ``foreign_bundle``, under which the app sees nothing.
 
+    Such a refusal is on record like all others, without the run: nobody has read the order.
+
     Args:
         message: the order.
         context: of the site's node.
         submission: what the order's run says it is made of. It is hashed and never opened.
     """
     if why := _foreign(submission):
-        LOG.warning("an order was refused: foreign_bundle (%s)", why)
-        return Message(reply(refusal("foreign_bundle")), reply_to=message)
+        LOG.warning("the order is not of this installation: %s", why)
+        return Message(refuse_unread("foreign_bundle"), reply_to=message)
     return app(message, context)
 
 

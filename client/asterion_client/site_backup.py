@@ -9,6 +9,7 @@ from pathlib import Path
 
 from asterion_client.privacy_ledger_restored import note_restored
 from asterion_client.settings import SiteSettings, read_site_settings
+from asterion_client.site_keys import paths_of
 from asterion_shared.archives import Archived, files_below, read_archive, write_archive
 from asterion_shared.errors import FileProblemError, UserInputError
 
@@ -58,6 +59,11 @@ def _files(settings: SiteSettings, folder: Path, site_toml: Path) -> Iterator[tu
         yield from _at(folder, name)
     if settings.consent is not None and settings.consent.operators:
         yield from _at(folder, settings.consent.operator_keys)
+    paths = paths_of(settings, folder)
+    made = [paths.next_key] if settings.connection else [paths.private_key, paths.next_key]
+    for path in made:  # of a site that is on its way to join, or to a new key
+        if path.exists():
+            yield from _at(folder, path.relative_to(folder).as_posix())
     prefix = f"{state.relative_to(folder).as_posix()}/"
     for name, path in files_below(state, prefix):
         parts = list(path.relative_to(state).parts)

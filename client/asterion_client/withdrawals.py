@@ -81,11 +81,17 @@ def ensure_salt(state: Path) -> Withdrawals:
     """The same, with a salt: made and stored where there was none.
 
     Raises:
-        FileProblemError: the file is damaged, or others can read it.
+        FileProblemError: the file is damaged, others can read it, or it is gone while data sets
+            of runs that were made with it are here.
         DiskProblemError: the folder is not writable.
     """
     found = read_withdrawals(state)
-    return found if found.salt else withdraw(state, ())
+    if found.salt:
+        return found
+    manifests = state.glob("runs/*/manifest.json")
+    if any(b'"marks"' in path.read_bytes() for path in manifests):
+        raise FileProblemError(state / FILE, "is gone, so who has withdrawn is forgotten", FIX)
+    return withdraw(state, ())
 
 
 def withdraw(state: Path, groups: Iterable[str], now: datetime | None = None) -> Withdrawals:

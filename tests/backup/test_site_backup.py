@@ -129,6 +129,17 @@ def test_withdrawals_come_back_and_data_are_not_in_it(
     assert (target / "state" / "withdrawals.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_keys_that_wait_for_an_answer_are_in_it(site: Path, asterion: Callable[..., Any]) -> None:
+    for options in [], ["--rotate"]:
+        assert asterion("site", "init", site / "site.toml", *options).code == 0
+    archive = site.parent / "b.tar"
+    assert asterion("site", "backup", site / "site.toml", "--out", archive).code == 0
+    target = restored(site, asterion, archive)
+    for name in "site.key", "site.key.next":
+        assert (target / name).read_bytes() == (site / name).read_bytes()
+        assert (target / name).stat().st_mode & 0o777 == 0o600
+
+
 def test_a_state_folder_elsewhere_and_a_key_that_is_not_there_are_told(
     site: Path, asterion: Callable[..., Any]
 ) -> None:

@@ -15,11 +15,12 @@ from asterion_client import consent as consent_module
 from asterion_client.approvals import approve, waiting, withdraw_approval
 from asterion_client.consent import PAUSED, Consent
 from asterion_client.day_book import DayBook, read_day
-from asterion_client.settings import SiteSettings
-from asterion_shared.errors import OrderRefusedError
+from asterion_client.consent_settings import ConsentSettings
+from asterion_client.settings import ConnectionSettings, SiteSettings
+from asterion_shared.errors import OrderRefusedError, SettingsError
 from asterion_shared.messages import REASON_CODES, Order, SumOrder
 from asterion_shared.plan import Plan
-from asterion_shared.settings_files import validate
+from asterion_shared.settings_files import Settings, validate
 from asterion_shared.signed_plan import read_operator_key, sign_plan
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
@@ -186,6 +187,14 @@ def test_hours_hold_for_the_beginning_of_a_round(clinic: Clinic) -> None:
     assert code_of(settings, clinic, order, moment.timestamp()) == "outside_hours"
     assert code_of(settings, clinic, order, night) == ""
     assert code_of(clinic.settings(hours=("11:00-13:00",)), clinic, order, night) == ""  # has begun
+
+
+@pytest.mark.parametrize("section", [ConsentSettings, ConnectionSettings])
+def test_hours_without_time_are_told_when_the_settings_are_read(section: type[Settings]) -> None:
+    given = {"address": "a:1", "root_certificate": "ca.pem", "private_key": "site.key"}
+    values = (given if section is ConnectionSettings else {}) | {"hours": ["08:00-08:00"]}
+    with pytest.raises(SettingsError, match="ends when it begins"):
+        validate(section, values, "site.toml")
 
 
 def test_midnight_does_not_end_a_round_that_has_begun(clinic: Clinic) -> None:

@@ -15,10 +15,14 @@ from flwr.cli.config_utils import get_fab_metadata
 from tests.flower.conftest import bundle_with
 
 from asterion_client import runner
+from asterion_client.app import SITE_VARIABLE
 from asterion_client.day_book import DayBook
+from asterion_client.egress_log import read_log
 from asterion_client.flower_client_compat import Submission
 from asterion_server.flower_server_compat import ensure_task_identity
 from asterion_shared import __version__
+from asterion_shared.audit import trail_files
+from asterion_shared.audit_verify import verify_trails
 from asterion_shared.bundle import NAME, bundle, bundle_sha256, project
 from asterion_shared.flower_messages import decode_answer
 from asterion_shared.messages import NoReport
@@ -93,12 +97,24 @@ def test_the_app_sees_a_message_of_the_own_bundle(asked: list[Message]) -> None:
 
 @pytest.mark.parametrize("submission", FOREIGN.values(), ids=FOREIGN)
 def test_a_foreign_bundle_is_refused_with_its_code_before_the_app_sees_anything(
-    submission: Submission, asked: list[Message], caplog: pytest.LogCaptureFixture
-) -> None:
+    submission: Submission, asked: list[Message], caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+) -> None:  # fmt: skip
+    settings = 'name = "north"\ntask = "classification"\n[data]\nformat = "table"\n'
+    (tmp_path / "site.toml").write_text(settings)
+    monkeypatch.setenv(SITE_VARIABLE, str(tmp_path / "site.toml"))
     with caplog.at_level(logging.WARNING, "asterion.site"):
         answer = decode_answer(answer_to(submission).content, "north", 3)
-    refused = NoReport(site="north", outcome="refused", code="foreign_bundle", stage="receiving")
+    (verdict,) = verify_trails(trail_files(tmp_path / "state" / "audit"))
+    refused = NoReport(
+        site="north", outcome="refused", code="foreign_bundle", stage="receiving",
+        audit_head=verdict.last,
+    )  # fmt: skip
     assert answer == refused
+    last = verdict.lines[-1].record
+    told = {"code": "foreign_bundle", "stage": "receiving"}
+    assert (last.kind, last.run, last.facts) == ("refusal", "", told)
+    assert [line["what"] for line in read_log(tmp_path / "state")] == ["refusal"]
     assert asked == []
     assert "mueller" not in caplog.text
     assert caplog.text.count("foreign_bundle") == 1

@@ -219,7 +219,7 @@ def test_the_refusal_is_an_answer_and_on_record(
     last = json.loads(lines[-1])["record"]
     assert (last["kind"], last["run"], last["round"]) == ("refusal", "run", 4)
     assert last["facts"]["code"] == code
-    assert f"refused before its parts were fetched: {code}" in caplog.text
+    assert f"refused unread: {code}" in caplog.text
 
 
 def test_a_round_that_fits_is_asked_of_the_app(

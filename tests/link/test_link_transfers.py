@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from asterion_client.link_session import RETRY_SECONDS, retry_seconds
 from asterion_client.link_transfers import RateCap, parse_hours, seconds_until_open
 
 
@@ -107,3 +108,9 @@ def test_hours_open_when_they_say(begin: int, lasts: int, now: int) -> None:
 def test_what_are_no_hours(text: str) -> None:
     with pytest.raises(ValueError):  # noqa: PT011  # of datetime's own words
         parse_hours(text)
+
+
+def test_a_session_that_held_is_dialled_again_at_once() -> None:
+    assert retry_seconds(0) == min(RETRY_SECONDS)
+    pauses = [retry_seconds(failures) for failures in range(1, 9)]
+    assert pauses == [*RETRY_SECONDS, *[max(RETRY_SECONDS)] * 3]

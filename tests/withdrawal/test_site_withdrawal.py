@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -322,6 +323,9 @@ def test_withdrawals_that_were_lost_stop_the_run(site: Path, deed: str) -> None:
     with pytest.raises(FileProblemError) as caught:
         worker.answer(order_of(plan, 2))
     assert "patient a" not in str(caught.value)
+    if deed != "replaced":  # then a person has entered withdrawals anew
+        with pytest.raises(FileProblemError):
+            worker.answer(replace(order_of(plan, 1), run="another"))
 
 
 def test_names_from_a_file_or_the_terminal_and_names_that_cannot_be(
