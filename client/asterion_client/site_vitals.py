@@ -1,6 +1,7 @@
 """How a running site is: the machine's vitals each minute, in a file; health and metrics of it."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -17,6 +18,7 @@ from asterion_shared.files import write_atomically
 from asterion_shared.prometheus_text import CONTENT_TYPE, Figure, exposition
 from asterion_shared.status_pages import Page
 
+LOG = logging.getLogger("asterion.site")
 FILE = "vitals.json"
 LOOK_SECONDS = 60.0
 OLD_SECONDS = 300.0
@@ -47,7 +49,10 @@ def watched_machine(settings: SiteSettings, folder: Path) -> Iterator[None]:
 
     def watch() -> None:
         while True:
-            write_vitals(folder / settings.state_folder, look_at_machine(settings, folder))
+            try:
+                write_vitals(folder / settings.state_folder, look_at_machine(settings, folder))
+            except Exception as error:  # a log that is moved meanwhile must not end the watch
+                LOG.warning("the machine was not looked at: %s", type(error).__name__)
             if over.wait(LOOK_SECONDS):
                 return
 

@@ -14,8 +14,8 @@ from tests.consent.conftest import PLAN, PRIVATE, Clinic
 from asterion_client import consent as consent_module
 from asterion_client.approvals import approve, waiting, withdraw_approval
 from asterion_client.consent import PAUSED, Consent
-from asterion_client.day_book import DayBook, read_day
 from asterion_client.consent_settings import ConsentSettings
+from asterion_client.day_book import DayBook, read_day
 from asterion_client.settings import ConnectionSettings, SiteSettings
 from asterion_shared.errors import OrderRefusedError, SettingsError
 from asterion_shared.messages import REASON_CODES, Order, SumOrder

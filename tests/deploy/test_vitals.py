@@ -284,6 +284,28 @@ def test_a_running_site_shows_what_was_found(site: Path, monkeypatch: pytest.Mon
     assert read_vitals(state) == []  # nobody looked since
 
 
+def test_a_look_that_fails_does_not_end_the_watch(
+    site: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = [Vital("log_bytes", 9.0)]
+    looks = iter([FileNotFoundError("patient.log"), None])
+
+    def look(settings: SiteSettings, folder: Path) -> list[Vital]:
+        if (error := next(looks, None)) is not None:
+            raise error
+        return found
+
+    monkeypatch.setattr(site_vitals, "look_at_machine", look)
+    monkeypatch.setattr(site_vitals, "LOOK_SECONDS", 0.05)
+    with watched_machine(settings_of(site), site):
+        until = time.monotonic() + 10
+        while not read_vitals(site / "state") and time.monotonic() < until:
+            time.sleep(0.01)
+        assert read_vitals(site / "state") == found
+    assert "FileNotFoundError" in caplog.text
+    assert "patient" not in caplog.text
+
+
 def test_vitals_come_back_as_they_were_and_spoilt_ones_are_none(tmp_path: Path) -> None:
     found = [Vital("log_bytes", 1.0, WARNING), Vital("clock_synchronised", None)]
     write_vitals(tmp_path, found)
