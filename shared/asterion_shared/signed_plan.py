@@ -68,11 +68,14 @@ def sign_plan(
         key: the operator's.
         now: UTC, seconds since 1970; None: the clock's.
         days: how long it holds, >= 1.
+
+    Raises:
+        SettingsError: the operator's or the run's name is none.
     """
     began = int(time.time() if now is None else now)
     values = {"operator": operator, "run": run, "plan_sha256": plan.sha256, "signed_at": began,
               "ends_at": began + days * 86_400}  # fmt: skip
-    unsigned = PlanSignature.model_validate(values | {"signature": "A" * 88})
+    unsigned = validate(PlanSignature, values | {"signature": "A" * 88}, "the signature")
     signature = base64.b64encode(key.sign(unsigned.message())).decode()
     return unsigned.model_copy(update={"signature": signature})
 

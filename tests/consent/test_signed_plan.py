@@ -121,3 +121,9 @@ def test_a_signatures_file_is_read_strictly(tmp_path: Path) -> None:
     path.write_text(signed.model_dump_json().replace('"run"', '"more":1,"run"'))
     with pytest.raises(SettingsError, match="more"):
         read_signature(path)
+
+
+@pytest.mark.parametrize(("run", "operator"), [("My run", "anna"), ("r", "Anna")])
+def test_names_that_cannot_be_signed_are_told(run: str, operator: str) -> None:
+    with pytest.raises(SettingsError, match="the signature"):
+        sign_plan(PLAN, run, operator, KEY)
