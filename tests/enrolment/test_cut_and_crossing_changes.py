@@ -173,7 +173,9 @@ def _status(code: int) -> httpx.HTTPStatusError:
 
 
 @pytest.fixture
-def flower(made: Provisioned, monkeypatch: pytest.MonkeyPatch) -> tuple[FlowerCoordinator, SuperLink]:
+def flower(
+    made: Provisioned, monkeypatch: pytest.MonkeyPatch
+) -> tuple[FlowerCoordinator, SuperLink]:
     known = SuperLink()
     monkeypatch.setattr(superlink, "Control", known)
     monkeypatch.setattr(superlink, "AGAIN_SECONDS", 0.0)
