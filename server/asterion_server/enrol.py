@@ -5,6 +5,7 @@ The link reads what is changed here at each call, so a running coordinator needs
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -73,6 +74,7 @@ def enrol(
     *,
     certificate: Path | None = None,
     replace: bool = False,
+    check: Callable[[str], None] = lambda site: None,
 ) -> list[Enrolled]:
     """Certify sites' keys and admit the sites.
 
@@ -82,21 +84,25 @@ def enrol(
     Args:
         folder: the coordinator's.
         requests: the sites', their signatures checked; may be empty.
-        confirm: is asked about each key that is new here, and again before the change: what it was
-            told by a person it has to remember.
+        confirm: is asked about each key that is new here, once.
         certificate: of the one site, when another authority issued it; None: the coordinator's own
             authority does.
         replace: whether a new key may take the place of one that is enrolled and lost.
+        check: is given each site's name right before the change, when nobody can revoke it; raises
+            to refuse.
 
     Raises:
         UserInputError: a site is enrolled with another key, or the question was answered no.
         FileProblemError: the certificate is not this site's, or there is no authority here.
         DiskProblemError: the folder is not writable.
     """
-    # Asked before the lock too: a person who takes time must keep no revocation waiting.
+    # Asked before the lock: a person who takes time must keep no revocation waiting.
+    confirm = cache(confirm)
     for request in requests:
         _admissible(open_provisioned(folder), request, confirm, replace=replace)
     with changing(folder) as made:
+        for request in requests:
+            check(request.site)
         # Every question before the first change.
         admitted = [_admissible(made, request, confirm, replace=replace) for request in requests]
         certificates = [_certificate(made, r.site, _key_of(r), certificate) for r in requests]

@@ -79,15 +79,12 @@ def enrol(
     as_json: AsJson = False,
 ) -> None:
     """Certify a site's key and admit the site; again to renew its certificate."""
-    from functools import cache
-
     from asterion_server.enrol import enrol as admit
     from asterion_server.keys import open_provisioned
     from asterion_shared.enrolment_files import read_request
     from asterion_shared.errors import UserInputError
     from asterion_shared.fingerprints import certificate_fingerprint, matches
 
-    @cache
     def confirm(site: str, shown: str) -> bool:
         if not told:
             typer.echo(f"site         {site}\nfingerprint  {shown}", err=True)

@@ -93,7 +93,11 @@ class _Invitation:
                     msg = f"the invitation is for site {self.site}, not for {request.site}"
                     return HTTPStatus.FORBIDDEN, _told(msg)
                 (done,) = enrol(
-                    self.made.folder, [request], self._is_not_revoked, replace=self.replace
+                    self.made.folder,
+                    [request],
+                    lambda site, shown: True,
+                    replace=self.replace,
+                    check=self._check_not_revoked,
                 )
             except AsterionError as error:
                 return HTTPStatus.CONFLICT, _told(str(error))
@@ -101,13 +105,12 @@ class _Invitation:
             self.over.set()
             return HTTPStatus.OK, self.made.enrolment(self.site).read_bytes()
 
-    def _is_not_revoked(self, site: str, shown: str) -> bool:
-        """Asked of each key that is not enrolled: a revocation counts for open invitations too."""
+    def _check_not_revoked(self, site: str) -> None:
+        """A revocation counts for open invitations too."""
         if revoked_serials(self.made, site) != self.revoked:
             self.over.set()
             msg = f"site {site} was revoked since it was invited: ask for a new invitation"
             raise UserInputError(msg)
-        return True
 
 
 def invite(
