@@ -6,6 +6,7 @@ way are left out: a run that goes on posts its orders anew, and sites answer aga
 """
 
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
@@ -14,10 +15,10 @@ from pathlib import Path
 from asterion_server.keys import open_provisioned
 from asterion_server.link_paths import database_url
 from asterion_server.link_reclaim import EVERY_ROUND
-from asterion_server.link_store import LinkStore
+from asterion_server.link_store import SESSION_SECONDS, LinkStore
 from asterion_server.run_folder import RunFolder
 from asterion_shared.archives import Archived, files_below, read_archive, write_archive
-from asterion_shared.errors import AsterionError, DiskProblemError
+from asterion_shared.errors import AsterionError, DiskProblemError, UserInputError
 
 KIND = "asterion coordinator"
 LEFT_OUT = ("logs",)
@@ -34,11 +35,13 @@ class Restored:
 
     Attributes:
         archived: what the archive was.
+        sites: enrolled in it; who was revoked since is so again.
         stopped: private runs that a person has to resume.
         foreign_queue: whether the queue is a database elsewhere that could not be cleared.
     """
 
     archived: Archived
+    sites: tuple[str, ...]
     stopped: tuple[str, ...]
     foreign_queue: bool
 
@@ -66,16 +69,19 @@ def restore_coordinator(archive: Path, target: Path) -> Restored:
     a person has to say that nothing was.
 
     Raises:
-        UserInputError: the target is not empty.
+        UserInputError: the target is not empty, or sites are connected to a coordinator that works
+            with the same database.
         FileProblemError: the archive is not a whole backup of a coordinator.
         DiskProblemError: the disk is full or not writable.
     """
+    sites: tuple[str, ...] = ()
     stopped: list[str] = []
     unreachable = False
 
     def prepare(folder: Path, archived: Archived) -> None:
-        nonlocal unreachable
+        nonlocal sites, unreachable
         made = open_provisioned(folder)
+        sites = made.settings.sites
         runs = [RunFolder(path.parent) for path in sorted(made.runs.glob("*/launch.json"))]
         for run in runs:
             if not run.has_ended and run.read_plan().privacy is not None:
@@ -85,6 +91,8 @@ def restore_coordinator(archive: Path, target: Path) -> Restored:
             return
         try:
             with closing(LinkStore(database_url(made))) as store:
+                if made.settings.database is not None:
+                    _check_not_in_use(store)
                 for run in runs:
                     store.reclaim(run.path.name, EVERY_ROUND)
         except DiskProblemError:
@@ -93,7 +101,17 @@ def restore_coordinator(archive: Path, target: Path) -> Restored:
             unreachable = True
 
     archived = read_archive(archive, KIND, target, prepare)
-    return Restored(archived, tuple(stopped), unreachable)
+    return Restored(archived, sites, tuple(stopped), unreachable)
+
+
+def _check_not_in_use(store: LinkStore) -> None:
+    since = time.time() - SESSION_SECONDS
+    if any(session.is_open and session.last_contact > since for session in store.sessions()):
+        msg = (
+            "sites are connected to a coordinator that works with the database of this backup: "
+            f"its orders would be lost; end it and wait {SESSION_SECONDS:g} seconds"
+        )
+        raise UserInputError(msg)
 
 
 def _asked_since(run: str, at: str) -> AsterionError:

@@ -33,6 +33,10 @@ def restore(
     made = restore_coordinator(archive, folder)
     print(f"{folder}: {made.archived.num_files:,} files of {made.archived.at}; start it with: "
           f"asterion server start {folder}")  # fmt: skip
+    print("a backup has forgotten what came after it: before the start, revoke again who was "
+          "revoked since (asterion server revoke), and take out again who withdrew (asterion "
+          "server withdraw --no-retrain)")  # fmt: skip
+    print(f"enrolled are: {', '.join(made.sites) or 'none'}")
     for run in made.stopped:
         print(f"run {run} is private and waits for a person: if its sites were asked nothing since "
               f"then, asterion server resume {run} --folder {folder}")  # fmt: skip

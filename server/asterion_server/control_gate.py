@@ -59,6 +59,8 @@ class ControlGate:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
+        # A call that was pipelined behind another is served in a copy of that one's context.
+        proven_account.set(None)
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
         elif scope["type"] != "http":
@@ -101,6 +103,9 @@ class ControlGate:
             raise ProofRefusedError(code="other_call")
         # One event loop serves all calls, so nothing comes between these lines.
         now = time.time()
+        if claims.ends < now:
+            # Its body came so slowly; an earlier use of it would be forgotten below.
+            raise ProofRefusedError(code="expired")
         self._nonces = {used: until for used, until in self._nonces.items() if until >= now}
         if claims.nonce in self._nonces:
             raise ProofRefusedError(code="replayed")

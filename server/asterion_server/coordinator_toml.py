@@ -4,6 +4,7 @@ import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from asterion_server.database_urls import has_password
 from asterion_shared.errors import FileProblemError
@@ -34,13 +35,21 @@ def set_values(path: Path, values: Mapping[str, Value]) -> None:
     for key, value in values.items():
         text = _with(text, key, f"{key} = {_toml(value)}")
         expected[key] = list(value) if isinstance(value, tuple) else value
-    if tomllib.loads(text) != expected:
+    if _read(text) != expected:
         keys = ", ".join(values)
-        raise FileProblemError(path, f"{keys} cannot be set in it", "write one setting a line")
+        fix = "write one setting a line, its name without quotes"
+        raise FileProblemError(path, f"{keys} cannot be set in it", fix)
     if text == before and path.exists():
         return
     write = write_private if has_password(expected.get("database")) else write_atomically
     write(path, text.encode())
+
+
+def _read(text: str) -> dict[str, Any] | None:
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        return None
 
 
 def _with(text: str, key: str, line: str) -> str:

@@ -5,6 +5,7 @@ The link reads what is changed here at each call, so a running coordinator needs
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cryptography import x509
@@ -73,6 +74,7 @@ def enrol(
     *,
     certificate: Path | None = None,
     replace: bool = False,
+    check: Callable[[str], None] = lambda site: None,
 ) -> list[Enrolled]:
     """Certify sites' keys and admit the sites.
 
@@ -82,17 +84,25 @@ def enrol(
     Args:
         folder: the coordinator's.
         requests: the sites', their signatures checked; may be empty.
-        confirm: is asked about each key that is new here.
+        confirm: is asked about each key that is new here, once.
         certificate: of the one site, when another authority issued it; None: the coordinator's own
             authority does.
         replace: whether a new key may take the place of one that is enrolled and lost.
+        check: is given each site's name right before the change, when nobody can revoke it; raises
+            to refuse.
 
     Raises:
         UserInputError: a site is enrolled with another key, or the question was answered no.
         FileProblemError: the certificate is not this site's, or there is no authority here.
         DiskProblemError: the folder is not writable.
     """
+    # Asked before the lock: a person who takes time must keep no revocation waiting.
+    confirm = cache(confirm)
+    for request in requests:
+        _admissible(open_provisioned(folder), request, confirm, replace=replace)
     with changing(folder) as made:
+        for request in requests:
+            check(request.site)
         # Every question before the first change.
         admitted = [_admissible(made, request, confirm, replace=replace) for request in requests]
         certificates = [_certificate(made, r.site, _key_of(r), certificate) for r in requests]
@@ -170,14 +180,27 @@ def revoke(folder: Path, site: str) -> tuple[str, ...]:
             raise UserInputError(msg)
         serials = _revoke_serials(made, site)
         _ring(made.folder)
-        _set_sites(made, tuple(name for name in made.settings.sites if name != site))
+        rest = tuple(name for name in made.settings.sites if name != site)
+        set_values(folder / "coordinator.toml", {"sites": rest})
         made.public_key(site).unlink(missing_ok=True)
         made.enrolment(site).unlink(missing_ok=True)
         _ring(made.folder)
         coordinator_trail(folder).append(
             "revoked", facts={"site": site, "serials": " ".join(serials)}
         )
+        # Last: what is wrong with another site's or an operator's file must keep nobody admitted.
+        write_enrolments(open_provisioned(folder))
     return serials
+
+
+def revoked_serials(made: Provisioned, site: str) -> frozenset[str]:
+    """Which of the certificates that a site was ever given are revoked, hexadecimal; may be empty.
+
+    Args:
+        made: the coordinator's folder.
+        site: its name; need not be enrolled.
+    """
+    return frozenset(_serials(made, site)) & frozenset(_listed(made))
 
 
 def enrol_operator(folder: Path, name: str, key: Path) -> str:
@@ -273,13 +296,22 @@ def _foreign_certificate(made: Provisioned, site: str, key: str, given: Path) ->
 
 def _revoke_serials(made: Provisioned, site: str) -> tuple[str, ...]:
     """Add all that a site was ever given to the list, but those that stand there."""
-    listed = set(made.revoked.read_text(encoding="ascii").split()) if made.revoked.exists() else ()
-    given = x509.load_pem_x509_certificates(made.certificates(site).read_bytes())
-    serials = tuple(f"{certificate.serial_number:x}" for certificate in given)
-    new = tuple(serial for serial in serials if serial not in listed)
+    listed = _listed(made)
+    new = tuple(serial for serial in _serials(made, site) if serial not in listed)
     if new:
         append_lines(made.revoked, new)
     return new
+
+
+def _listed(made: Provisioned) -> Sequence[str]:
+    return made.revoked.read_text(encoding="ascii").split() if made.revoked.exists() else ()
+
+
+def _serials(made: Provisioned, site: str) -> tuple[str, ...]:
+    """Of all certificates that a site was ever given; a lost file keeps no site admitted."""
+    path = made.certificates(site)
+    given = x509.load_pem_x509_certificates(path.read_bytes()) if path.exists() else ()
+    return tuple(f"{certificate.serial_number:x}" for certificate in given)
 
 
 def _set_sites(made: Provisioned, sites: tuple[str, ...]) -> None:

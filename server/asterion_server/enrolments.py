@@ -27,6 +27,17 @@ def changing(folder: Path) -> Iterator[Provisioned]:
         DiskProblemError: the folder is not writable.
     """
     open_provisioned(folder)
+    with locked(folder):
+        yield open_provisioned(folder)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """One process at a time, whatever the coordinator's folder has by now.
+
+    Raises:
+        DiskProblemError: the folder is not writable.
+    """
     path = folder / "enrolments" / "lock"
     try:
         make_folder(path.parent)
@@ -35,7 +46,7 @@ def changing(folder: Path) -> Iterator[Provisioned]:
         raise DiskProblemError(path, error.strerror or type(error).__name__) from error
     with file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        yield open_provisioned(folder)
+        yield
 
 
 def write_enrolments(made: Provisioned) -> None:

@@ -5,7 +5,8 @@ certificates and the server's key are copied in, and no ``ca.key`` lies here.
 """
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from asterion_server.certificates import authority_certificate, host_name, leaf_certificate
 from asterion_server.coordinator_toml import set_values
 from asterion_server.database_urls import check_database
-from asterion_server.enrolments import write_enrolments
+from asterion_server.enrolments import locked, write_enrolments
 from asterion_server.keys import CoordinatorSettings, Provisioned
 from asterion_shared.audit import audit_public_key
 from asterion_shared.carrier import Carrier
@@ -80,13 +81,20 @@ def init_coordinator(
         FileProblemError: the papers do not belong together, or others can read a key.
         DiskProblemError: the folder is not writable.
     """
+    given = {"hosts": tuple(dict.fromkeys(hosts)) or None, "listen": listen, "port": port,
+             "carrier": carrier}  # fmt: skip
+    # Or the list of sites would be read, changed by a revocation, and written back as it was.
+    is_there = (folder / "coordinator.toml").exists()
+    with locked(folder) if is_there else nullcontext():
+        return _init(folder, given, papers)
+
+
+def _init(folder: Path, given: Mapping[str, Any], papers: OwnPapers | None) -> Provisioned:
     path = folder / "coordinator.toml"
     values: dict[str, Any] = read_toml(path) if path.exists() else {}
     if values:
         before = validate(CoordinatorSettings, values, str(path))
         check_database(before.database, path)
-    given = {"hosts": tuple(dict.fromkeys(hosts)) or None, "listen": listen, "port": port,
-             "carrier": carrier}  # fmt: skip
     values |= {name: value for name, value in given.items() if value is not None}
     if not values.get("hosts"):
         msg = "got no host; name one under which sites will reach the coordinator, with --host"

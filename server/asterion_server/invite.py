@@ -21,7 +21,7 @@ from threading import Event
 from typing import Any
 
 from asterion_server.coordinator import check_port
-from asterion_server.enrol import enrol
+from asterion_server.enrol import enrol, revoked_serials
 from asterion_server.initialise import authority_of
 from asterion_server.keys import Provisioned, check_key_files
 from asterion_shared.enrolment_files import MOST_BYTES, request_from
@@ -56,6 +56,7 @@ class _Invitation:
         site: whom it is for.
         secret: of the token.
         replace: whether the site may come with a new key.
+        revoked: the site's certificates that were revoked before; one more ends the invitation.
         num_wrong: tokens that were wrong.
         fingerprint: of the key that was enrolled; empty: none yet.
         over: set when it has ended, in whatever way.
@@ -65,6 +66,7 @@ class _Invitation:
     site: str
     secret: str
     replace: bool
+    revoked: frozenset[str]
     num_wrong: int = 0
     fingerprint: str = ""
     over: Event = field(default_factory=Event)
@@ -91,13 +93,24 @@ class _Invitation:
                     msg = f"the invitation is for site {self.site}, not for {request.site}"
                     return HTTPStatus.FORBIDDEN, _told(msg)
                 (done,) = enrol(
-                    self.made.folder, [request], lambda site, shown: True, replace=self.replace
+                    self.made.folder,
+                    [request],
+                    lambda site, shown: True,
+                    replace=self.replace,
+                    check=self._check_not_revoked,
                 )
             except AsterionError as error:
                 return HTTPStatus.CONFLICT, _told(str(error))
             self.fingerprint = done.fingerprint
             self.over.set()
             return HTTPStatus.OK, self.made.enrolment(self.site).read_bytes()
+
+    def _check_not_revoked(self, site: str) -> None:
+        """A revocation counts for open invitations too."""
+        if revoked_serials(self.made, site) != self.revoked:
+            self.over.set()
+            msg = f"site {site} was revoked since it was invited: ask for a new invitation"
+            raise UserInputError(msg)
 
 
 def invite(
@@ -135,7 +148,7 @@ def invite(
     authority_of(made)
     check_port(made.settings.listen, port)
     token = new_token(certificate_fingerprint(made.root_certificate.read_bytes()))
-    invitation = _Invitation(made, site, token.secret, replace)
+    invitation = _Invitation(made, site, token.secret, replace, revoked_serials(made, site))
     server = _Listener((made.settings.listen, port), invitation)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -154,6 +167,8 @@ def invite(
         return invitation.fingerprint
     if invitation.num_wrong >= MOST_WRONG:
         why = f"{MOST_WRONG} wrong tokens were sent: somebody may be guessing"
+    elif revoked_serials(made, site) != invitation.revoked:
+        why = "it was revoked meanwhile"
     else:
         why = "it did not come in time"
     msg = f"site {site} was not enrolled: {why}; invite it again for a new token"

@@ -4,6 +4,7 @@ They are separate, so that a SuperLink that dies costs one pause and not the run
 """
 
 import sys
+import time
 from threading import Event
 from types import TracebackType
 from typing import Self
@@ -22,7 +23,11 @@ from asterion_server.coordinator import (
 from asterion_server.flower_server_compat import Control
 from asterion_server.keys import Provisioned, check_key_files, open_provisioned
 from asterion_shared.child_process import Service, flower_environment
+from asterion_shared.errors import AsterionError
 from asterion_shared.files import make_folder
+
+AGAIN_SECONDS = 1.0
+"""Pause before a change of the sites is tried again that could not be taken up."""
 
 
 class FlowerCoordinator:
@@ -55,6 +60,8 @@ class FlowerCoordinator:
         here = {"ASTERION_COORDINATOR": str(made.folder.resolve())}
         self._flower = flower
         self._enrolled_at = (0, 0)
+        self._refused: tuple[str, ...] = ()
+        self._look_at, self._said = 0.0, ""
         self.superlink = Service("superlink", superlink, logs / "superlink.log", environment)
         self.superexec = Service("superexec", superexec, logs / "superexec.log", environment | here)
 
@@ -92,6 +99,8 @@ class FlowerCoordinator:
     def keep_running(self, say: Say, stop: Event) -> None:
         """Start again what dies, until told to stop."""
         papers = papers_warnings(self.made, say)
+        if words := self._words_of_refused():
+            say(words)
         while not stop.wait(CHECK_SECONDS):
             papers.look_if_due()
             restart((self.superlink, self.superexec), say)
@@ -103,31 +112,53 @@ class FlowerCoordinator:
 
     def _enrol_anew(self, say: Say) -> None:
         """Take up what ``asterion server enrol`` or ``revoke`` changed since the last look."""
-        if self._stamp() == self._enrolled_at:
+        if time.monotonic() < self._look_at:
             return
         try:
+            if self._stamp() == self._enrolled_at:
+                return
             self._enrol()
         except httpx.TransportError:
             return  # the SuperLink is starting; the next look does it
-        except httpx.HTTPError as error:
-            self._enrolled_at = self._stamp()
-            say(f"the SuperLink did not take a change of the sites ({type(error).__name__}); see "
-                f"{self.superlink.log}")  # fmt: skip
+        except (httpx.HTTPError, AsterionError, OSError) as error:
+            # It may be a revocation, so it is tried until it is done.
+            self._look_at = time.monotonic() + AGAIN_SECONDS
+            why = str(error) if isinstance(error, AsterionError) else type(error).__name__
+            words = f"a change of the sites is not taken up yet ({why}); see {self.superlink.log}"
+        else:
+            words = self._words_of_refused()
+        if words and words != self._said:
+            say(words)
+        self._said = words
+
+    def _words_of_refused(self) -> str:
+        if not self._refused:
+            return ""
+        return f"the SuperLink does not take the keys of {', '.join(self._refused)}; see " + str(
+            self.superlink.log
+        )
 
     def _enrol(self) -> None:
         """Have the SuperLink know the enrolled keys, and no other."""
         stamp, made = self._stamp(), open_provisioned(self.made.folder)
         wanted = {made.public_key(site).read_bytes(): site for site in made.settings.sites}
         control = Control(made.address, made.root_certificate, coordinator_prover(made))
+        refused: list[str] = []
         try:
             known = {node.public_key: node for node in control.nodes()}
             for key in known.keys() - wanted.keys():
                 control.remove(known[key].number)
             for key in wanted.keys() - known.keys():
-                control.enrol(wanted[key], key)
+                try:
+                    control.enrol(wanted[key], key)
+                except httpx.HTTPStatusError as error:
+                    status = error.response.status_code
+                    if status == httpx.codes.UNAUTHORIZED or status >= 500:
+                        raise
+                    refused.append(wanted[key])  # it would be refused again
         finally:
             control.close()
-        self._enrolled_at = stamp
+        self._refused, self._enrolled_at = tuple(sorted(refused)), stamp
 
     def _stamp(self) -> tuple[int, int]:
         """When the sites or their keys changed last."""

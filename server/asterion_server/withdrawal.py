@@ -34,7 +34,7 @@ def take_out(made: Provisioned, run: str, site: str) -> tuple[str, ...]:
 
     Raises:
         UserInputError: there is no such run, or the site is not in it.
-        UnreachableError: the coordinator does not run.
+        UnreachableError: over stock Flower, the coordinator does not run.
         DiskProblemError: the folder is not writable.
     """
     folder, launched = _launched(made, run)
@@ -44,16 +44,18 @@ def take_out(made: Provisioned, run: str, site: str) -> tuple[str, ...]:
     rest = tuple(name for name in launched.sites if name != site)
     left = tuple(dict.fromkeys((*launched.left, site)))
     wanted = launched.model_copy(update={"sites": rest, "left": left})
-    with queue_of(made) as queue:
-        goes_on = queue.standing(folder) == "running"
-        if goes_on and made.settings.carrier == "flower":
+    if made.settings.carrier == "link":
+        folder.write_launch(wanted)
+        folder.kill_process()  # the daemon starts it again, with the sites that are left
+        _withdraw_orders(made, run, site)
+    else:
+        with queue_of(made) as queue:
+            goes_on = queue.standing(folder) == "running"
+        if goes_on:
             stop(made, run)
         folder.write_launch(wanted)
-        if made.settings.carrier == "link":
-            folder.kill_process()  # the daemon starts it again, with the sites that are left
-            _withdraw_orders(made, run, site)
-    if goes_on and made.settings.carrier == "flower":
-        resume(made, run)
+        if goes_on:
+            resume(made, run)
     _drop_held(folder, site)
     return rest
 
@@ -122,8 +124,9 @@ def retrain(
         write_atomically(new.withdrawal_file, asked.model_dump_json().encode())
         if signature is not None:
             write_atomically(new.signature_file, signature.model_dump_json().encode())
-        left = () if what == "patients" else (site,)
-        queue.submit(new, launched.model_copy(update={"sites": sites, "left": left}))
+        gone = (*launched.left, site) if what == "site" else launched.left
+        begun = {"sites": sites, "left": tuple(dict.fromkeys(gone)), "flower_run": 0}
+        queue.submit(new, launched.model_copy(update=begun))
 
 
 def refuse_secure_sum(folder: RunFolder) -> None:

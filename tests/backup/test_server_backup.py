@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,15 @@ from tests.faults.kill_cases import matrix_plan
 from tests.live.conftest import Federation, running_federation, wait_for
 from tests.papers import provisioned
 
+from asterion_server import backup
 from asterion_server.backup import back_up_coordinator, restore_coordinator
+from asterion_server.coordinator_toml import set_values
 from asterion_server.keys import open_provisioned
 from asterion_server.launch import launch
+from asterion_server.link_store import LinkStore, StoredOrder
 from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.errors import FileProblemError, UserInputError
+from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import validate
 from asterion_sim.local_federation import signed_here
@@ -104,6 +109,8 @@ def test_a_private_run_waits_for_a_person_and_others_go_on(
     done = asterion("server", "restore", tmp_path / "b.tar", target)
     assert done.code == 0
     assert "run sitenoise is private" in done.out
+    assert "revoke again who was revoked since" in done.out
+    assert "enrolled are: north, south" in done.out
     assert "record" not in done.out
     assert "prox" not in done.out
     assert not RunFolder(target / "runs" / "prox").has_ended
@@ -141,3 +148,25 @@ def test_a_target_in_use_and_a_backup_of_something_else_are_refused(
         back_up_coordinator(coordinator, tmp_path / "b.tar")
     with pytest.raises(FileProblemError, match="is not a coordinator's folder"):
         back_up_coordinator(tmp_path / "none", tmp_path / "c.tar")
+
+
+def test_a_database_that_a_coordinator_works_with_is_not_emptied(
+    coordinator: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, url = begun(coordinator, "prox"), f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"
+    set_values(coordinator / "coordinator.toml", {"database": url})
+    back_up_coordinator(coordinator, tmp_path / "b.tar")
+    order = StoredOrder(
+        key="0" * 64, site="north", run=run.path.name, round=1, message_type="train",
+        content=Parcel((Part(1, b"x"),)), submission=1, expires=None,
+    )  # fmt: skip
+    with closing(LinkStore(url)) as store:
+        store.post([order])
+        store.open_session("north", "1" * 32, "2" * 32, "0.1.0")
+        with pytest.raises(UserInputError, match="works with the database of this backup"):
+            restore_coordinator(tmp_path / "b.tar", tmp_path / "target")
+        assert not (tmp_path / "target").exists()
+        assert store.order(order.key) is not None
+        monkeypatch.setattr(backup, "SESSION_SECONDS", 0.0)  # its last word is older than that
+        restore_coordinator(tmp_path / "b.tar", tmp_path / "target")
+        assert store.order(order.key) is None

@@ -284,6 +284,35 @@ def test_a_proven_call_passes_once_with_its_body_and_its_account(
     ]  # fmt: skip
 
 
+def test_a_body_that_comes_too_slowly_does_not_bring_a_used_proof_back(
+    made: Provisioned, call: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proof = coordinator_prover(made)(PATH, BODY)
+    assert call(PATH, proof) == (204, "")
+    clock, read = time.time, control_gate.read_proof
+    late = clock() + control_proof.LIFE_SECONDS + 1
+
+    def read_in_time(*given: Any) -> Any:
+        found = read(*given)
+        monkeypatch.setattr(control_gate.time, "time", lambda: late)  # when the body is here
+        return found
+
+    monkeypatch.setattr(control_gate, "read_proof", read_in_time)
+    assert call(PATH, proof) == (401, "expired")
+    assert len(call.behind.calls) == 1
+
+
+def test_a_call_behind_another_on_one_connection_has_not_its_account(
+    made: Provisioned, call: Caller
+) -> None:
+    proven_account.set("operator:ada")  # as in the context that the second one is served in
+    try:
+        assert call("/v1/fleet/pull-messages") == (204, "")
+    finally:
+        proven_account.set(None)
+    assert [account for _, _, account in call.behind.calls] == [None]
+
+
 def test_a_proof_is_for_one_path_and_one_body(made: Provisioned, call: Caller) -> None:
     prove = coordinator_prover(made)
     assert call("/v1/control/stop-run", prove(PATH, BODY)) == (401, "other_call")

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,14 @@ from safetensors.numpy import load_file
 from tests.live.conftest import plan_of, running_federation, wait_for
 from tests.papers import provisioned
 
+from asterion_server import withdrawal
+from asterion_server.keys import open_provisioned
 from asterion_server.launch import launch
 from asterion_server.receipts import Withdrawal, coordinator_key, issue_receipt
 from asterion_server.run_folder import Launch, RunFolder
+from asterion_server.run_queue import LinkQueue
 from asterion_server.selection import open_orders
-from asterion_server.withdrawal import rounds_with
+from asterion_server.withdrawal import retrain, rounds_with
 from asterion_shared.audit_key import public_pem
 from asterion_shared.errors import UserInputError
 from asterion_shared.plan import Plan
@@ -195,6 +199,37 @@ def test_what_cannot_be_is_told(coordinator: Path, asterion: Callable[..., Any])
         assert done.code == 2, words
         assert why in done.err
     assert rounds_with(RunFolder(coordinator / "runs" / "plain"), "north") == []
+
+
+def test_a_site_is_taken_out_of_a_run_while_the_coordinator_is_down(
+    coordinator: Path, asterion: Callable[..., Any]
+) -> None:
+    """As after a restore: with the next start the run would go on with it."""
+    run = RunFolder(coordinator / "runs" / "plain")
+    run.path.mkdir(parents=True)
+    run.plan_file.write_text(plan_of("plain", 4).canonical())
+    run.write_launch(Launch(sites=("north", "south")))
+    done = asterion("server", "withdraw", "plain", "north", "--no-retrain", "--folder", coordinator)
+    assert done.code == 0, done.err
+    assert (run.read_launch().sites, run.read_launch().left) == (("south",), ("north",))
+
+
+@pytest.mark.parametrize(("what", "left"), [("patients", ("west",)), ("site", ("west", "north"))])
+def test_who_left_before_stays_out_of_the_run_that_is_trained_again(
+    coordinator: Path, what: Any, left: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = open_provisioned(coordinator)
+    old, new = RunFolder(made.runs / "old"), RunFolder(made.runs / "new")
+    old.path.mkdir(parents=True)
+    old.plan_file.write_text(plan_of("p", 4).canonical())
+    old.write_launch(Launch(sites=("east", "north", "south"), left=("west",), flower_run=7))
+    monkeypatch.setattr(withdrawal, "rounds_with", lambda *_: [1])
+    monkeypatch.setattr(withdrawal, "queue_of", lambda _: nullcontext(LinkQueue(made)))
+    retrain(made, "old", "north", what=what, name="new")
+    launched = new.read_launch()
+    assert launched.left == left
+    assert launched.flower_run == 0  # Flower's number of the other run
+    assert set(launched.sites).isdisjoint(left)
 
 
 def test_late_reports_of_a_site_that_left_are_not_carried_over() -> None:
