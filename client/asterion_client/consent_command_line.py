@@ -41,7 +41,12 @@ def approve(
     dry_run: Annotated[
         bool, typer.Option(help="try one step on the site's data, with the network closed")
     ] = True,
-    yes: Annotated[bool, typer.Option("--yes", help="do not ask: you have reviewed it")] = False,
+    reviewed: Annotated[
+        str,
+        typer.Option(
+            metavar="SHA256", help="do not ask: you have reviewed the plan with this hash"
+        ),
+    ] = "",
 ) -> None:
     """Review a plan, and sign that it may run here."""
     import time
@@ -55,7 +60,11 @@ def approve(
     if found.objections:
         typer.echo("not approved: the site's [consent] is against it", err=True)
         raise typer.Exit(22)
-    if not yes and not typer.confirm(f"May run {found.run} be carried out here?"):
+    if reviewed and reviewed != found.plan.sha256:
+        # Of a plan that waits, the operator may have sent another since.
+        typer.echo(f"not approved: this is another plan than {reviewed}", err=True)
+        raise typer.Exit(22)
+    if not reviewed and not typer.confirm(f"May run {found.run} be carried out here?"):
         print("not approved")
         raise typer.Exit(1)
     folder = site_toml.resolve().parent

@@ -84,8 +84,11 @@ def test_a_plan_that_waits_is_reviewed_by_the_name_of_its_run(
     keep_waiting(clinic.folder / "state", clinic.order("winter"))
     listed = json.loads(asterion("site", "plans", clinic.toml, "--json").out)
     assert [one["run"] for one in listed["waiting"]] == ["winter"]
-    done = asterion("site", "approve", clinic.toml, "winter", "--yes", "--no-dry-run")
-    assert "approved: run winter" in done.out
+    sign = ("site", "approve", clinic.toml, "winter", "--no-dry-run", "--reviewed")
+    other = asterion(*sign, "0" * 64)
+    assert (other.code, "not approved: this is another plan" in other.err) == (22, True)
+    assert json.loads(asterion("site", "plans", clinic.toml, "--json").out)["approved"] == []
+    assert "approved: run winter" in asterion(*sign, clinic.plan.sha256).out
     gone = asterion("site", "review", clinic.toml, "summer")
     assert gone.code == 2
     assert "no plan of that run waits here" in gone.err
@@ -95,7 +98,7 @@ def test_what_consent_is_against_cannot_be_approved(
     clinic: Clinic, plan_file: Path, asterion: Callable[..., Ran]
 ) -> None:
     clinic.toml.write_text(clinic.toml.read_text().replace('["none", "site", ', "["))
-    ran = asterion("site", "approve", clinic.toml, plan_file, "--yes", "--no-dry-run")
+    ran = asterion("site", "approve", clinic.toml, plan_file, "--no-dry-run")
     assert ran.code == 22
     assert "the plan's noise is 'none'" in ran.out
     assert "(noise_not_allowed)" in ran.out

@@ -177,7 +177,7 @@ def test_nothing_of_the_data_leaves_over_the_link(link: Houses) -> None:
     plan = plan_of("table", name="asked")
     assert link.refused(plan, ["clinic"]) == {("approval_missing", "receiving")}
     assert {name for name, _ in files_below(link.state("clinic") / WAITING)} >= {"asked.json"}
-    link.said("site", "approve", str(link.toml("clinic")), "asked", "--yes")
+    link.said("site", "approve", str(link.toml("clinic")), "asked", "--reviewed", plan.sha256)
     assert {name for name, _ in files_below(link.state("clinic") / FOLDER)} >= {"asked.json"}
     assert link.ran(plan, ["clinic"]).status == "finished"
 
