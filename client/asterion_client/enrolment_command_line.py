@@ -47,9 +47,12 @@ def join(
         typer.Option(help="a site or operator whose known key may change; repeatable"),
     ] = None,
     token: Annotated[
-        str, typer.Option(help="one-time token of an invitation, in place of the file")
+        str, typer.Option(help="of the invitation, where nobody else sees your commands")
     ] = "",
-    address: Annotated[str, typer.Option(help="HOST:PORT of the invitation, with --token")] = "",
+    address: Annotated[
+        str,
+        typer.Option(help="HOST:PORT of an invitation, in place of the file; asks for its token"),
+    ] = "",
     as_json: AsJson = False,
 ) -> None:
     """Check the operator's answer and take it up; again when peers or keys have changed."""
@@ -75,12 +78,13 @@ def join(
     confirm: Callable[[str], bool] = ask
     if enrolment is not None and not (token or address):
         given, source = read_enrolment(enrolment), str(enrolment)
-    elif token and address and enrolment is None:
-        parts, request = read_token(token), read_request(init_site(site_toml)[0])
+    elif address and enrolment is None:
+        parts = read_token(token or _typed("token"))
+        request = read_request(init_site(site_toml)[0])
         given, source = enrolment_by_token(address, parts, request), address
         confirm = parts.is_of  # the token has named the authority already
     else:
-        msg = "give either the operator's file, or both --token and --address"
+        msg = "give either the operator's file, or the --address of an invitation"
         raise UserInputError(msg)
     done = take_up(site_toml, given, confirm, source=source, replace_peers=replace_peer or ())
     if as_json:
@@ -98,3 +102,12 @@ def join(
         print(f"warning: {line}")
     if done.wrote_connection:
         print(f"[connection] was added to {site_toml}")
+
+
+def _typed(what: str) -> str:
+    """A secret from the terminal, unseen, or from a program that pipes it in."""
+    import sys
+
+    if sys.stdin.isatty():
+        return str(typer.prompt(what, hide_input=True, err=True))
+    return sys.stdin.readline().strip()

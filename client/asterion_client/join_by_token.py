@@ -96,6 +96,8 @@ def _call(
 
 def _problem(answer: bytes) -> str:
     try:
-        return str(json.loads(answer)["problem"])[:500]
+        words = str(json.loads(answer)["problem"])[:500]
     except (ValueError, KeyError, TypeError):
         return "no reason was given"
+    # Nobody has said yet that it is the coordinator; a terminal would carry out what it writes.
+    return "".join(letter if letter.isprintable() else " " for letter in words)

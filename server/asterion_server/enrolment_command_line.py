@@ -151,8 +151,7 @@ def invite(
     def say(token: Token) -> None:
         print(f"token for site {site}, {minutes:g} minutes, once:\n\n    {token.text()}\n")
         print("give it to the site on a way that you trust, and to nobody else; there:")
-        print(f"asterion site join SITE_TOML --address {made.settings.hosts[0]}:{port} "
-              "--token TOKEN", flush=True)  # fmt: skip
+        print(f"asterion site join SITE_TOML --address {made.settings.hosts[0]}:{port}", flush=True)
 
     shown = wait_for(made, site, say, port=port, seconds=60 * minutes, replace=replace)
     print(f"site {site} is enrolled; fingerprint of its key: {shown}")

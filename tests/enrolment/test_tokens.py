@@ -1,5 +1,6 @@
 """Invitations by token, over real TLS on the loopback interface."""
 
+import json
 import ssl
 import threading
 from collections.abc import Callable, Iterator
@@ -8,11 +9,12 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
+from tests.conftest import Ran
 from tests.link.loopback import free_port
 from tests.papers import BARE, provisioned
 
 from asterion_client.enrolment_command_line import join
-from asterion_client.join_by_token import enrolment_by_token
+from asterion_client.join_by_token import _problem, enrolment_by_token
 from asterion_client.site_keys import init_site
 from asterion_server.invite import MOST_WRONG, invite
 from asterion_server.keys import Provisioned, open_provisioned
@@ -101,6 +103,23 @@ def test_a_site_joins_with_a_token_and_it_works_once(made: Provisioned, toml: Pa
     request = read_request(init_site(toml)[0])
     with pytest.raises(UnreachableError, match="may be over"):
         enrolment_by_token(here.address, here.token, request)
+
+
+def test_the_token_is_asked_for(
+    made: Provisioned, toml: Path, asterion: Callable[..., Ran]
+) -> None:
+    with inviting(made) as here:
+        join_there = ("site", "join", toml, "--address", here.address)
+        wrong = asterion(*join_there, typed="ABCD-EFGH\n")
+        assert (wrong.code, "ABCD" in wrong.said, "mistyped" in wrong.err) == (2, False, True)
+        joined = asterion(*join_there, typed=f"{here.token.text()}\n")
+        assert (joined.code, joined.out.startswith("site west has joined")) == (0, True)
+        here.end()
+
+
+def test_what_a_stranger_answers_is_only_shown() -> None:
+    told = _problem(json.dumps({"problem": "gone\x1b[2J\nfine"}).encode())
+    assert told == "gone [2J fine"
 
 
 def test_wrong_tokens_end_the_invitation(made: Provisioned, request_: EnrolmentRequest) -> None:

@@ -182,7 +182,8 @@ def _environment(machine: Machine, *, installing: bool = False) -> dict[str, str
         kept["PIP_CONSTRAINT"] = str(ROOT / "constraints.txt")
     return kept | {
         "PATH": ":".join([*search, "/usr/local/bin", "/usr/bin", "/bin", "/usr/sbin"]),
-        "HOME": str(machine.folder),
+        # What pip keeps and is set to do is this user's.
+        "HOME": os.environ["HOME"] if installing else str(machine.folder),
         "LANG": "C.UTF-8",
         "OMP_NUM_THREADS": "1",
     }
