@@ -30,6 +30,10 @@ from asterion_shared.signed_plan import check_signature, read_operator_keys
 PAUSED = "consent/paused"
 """While this file is in the state folder, no round begins."""
 
+MOST_ORDERS = 3
+"""Different orders of a round that has begun that hours and quotas do not hold up: to count, to
+train and to evaluate. More are no round that others wait for, but a way around the quotas."""
+
 _ASKED = "asked.txt"
 """In a run's folder: hashes of the orders of a private plan that were admitted and ask for a
 release: to train, or under a secure sum for the masked vector, with fresh noise in each sum."""
@@ -78,9 +82,17 @@ class Consent:
             except OrderRefusedError:
                 keep_waiting(self._state, order)
                 raise
-        if not self._days.has_begun(order.run, order.round):
+        digest = order_sha256(order, self._settings.name)
+        if not self._goes_on(order, digest):
             self._check_moment(given, order, moment)
-        self._admit(order)
+        self._admit(order, digest)
+
+    def _goes_on(self, order: Order, digest: str) -> bool:
+        """Whether an order belongs to a round that has begun, for which the others wait."""
+        done = self._days.orders_of(order.run, order.round)
+        if done is None:
+            return False
+        return order.sum is not None or digest in done or len(done) < MOST_ORDERS
 
     def _check_moment(self, given: ConsentSettings, order: Order, now: float) -> None:
         """Whether a round may begin now."""
@@ -100,13 +112,12 @@ class Consent:
                 )
                 _refuse("site_busy", words)
 
-    def _admit(self, order: Order) -> None:
+    def _admit(self, order: Order, digest: str) -> None:
         """Note durably that the order is carried out."""
         releases = _asks_for_release(order)
         if order.plan.privacy is not None and (releases or order.phase == "train"):
             path = self._state / "runs" / order.run / _ASKED
             known = set(path.read_text(encoding="ascii").split()) if path.exists() else set()
-            digest = order_sha256(order, self._settings.name)
             if digest not in known:
                 allowed = _most_rounds(order.plan.canonical(), *_limits(self._settings))
                 if len(known) >= allowed:
@@ -117,7 +128,7 @@ class Consent:
                     _refuse("epsilon_too_large", words)
                 if releases:
                     append_lines(path, [digest])
-        self._days.begin(order.run, order.round)
+        self._days.begin(order.run, order.round, None if order.sum else digest)
 
 
 def objections(settings: SiteSettings, plan: Plan) -> Iterator[Objection]:
@@ -216,7 +227,7 @@ def _spent(given: ConsentSettings, day: Day, order: Order) -> Iterator[Objection
     """Which of the day's quotas a round would pass."""
     if order.run not in day.runs and len(day.runs) >= given.plans_a_day:
         yield "plans_spent", f"{len(day.runs)} runs today, consent.plans_a_day allows no more"
-    if len(day.rounds) >= given.rounds_a_day:
+    if (order.run, order.round) not in day.rounds and len(day.rounds) >= given.rounds_a_day:
         yield "rounds_spent", f"{len(day.rounds)} rounds today, consent.rounds_a_day allows no more"
     leaving = 0 if order.weights is None else order.weights.nbytes
     if day.num_bytes + leaving > given.bytes_a_day:

@@ -28,13 +28,13 @@ class Day:
 
     Attributes:
         runs: names of those that began.
-        rounds: of all runs.
+        rounds: of all runs, each with the orders of it that were carried out.
         num_bytes: moved, both ways.
         seconds: of work on orders.
     """
 
     runs: set[str] = field(default_factory=set)
-    rounds: set[Round] = field(default_factory=set)
+    rounds: dict[Round, set[str]] = field(default_factory=dict)
     num_bytes: int = 0
     seconds: float = 0.0
 
@@ -51,27 +51,38 @@ class DayBook:
         self._folder, self._clock = state / FOLDER, clock
         self._lock = Lock()
         self._name, self._day = "", Day()
-        self._before: set[Round] = set()
+        self._before: dict[Round, set[str]] = {}
 
     def today(self) -> Day:
         """The sums of today; do not change them."""
         with self._lock:
             return self._turned()
 
-    def has_begun(self, run: str, round_: int) -> bool:
-        """Whether a round began here today, or yesterday: then midnight does not end it."""
-        with self._lock:
-            return (run, round_) in self._turned().rounds | self._before
+    def orders_of(self, run: str, round_: int) -> frozenset[str] | None:
+        """Orders of a round that were carried out today or yesterday; None: it has not begun.
 
-    def begin(self, run: str, round_: int) -> None:
-        """Note that a round begins here.
+        Of yesterday too, for midnight does not end a round.
+        """
+        with self._lock:
+            found = [day[run, round_] for day in (self._turned().rounds, self._before)
+                     if (run, round_) in day]  # fmt: skip
+        return frozenset().union(*found) if found else None
+
+    def begin(self, run: str, round_: int, order: str | None = None) -> None:
+        """Note that a round begins here, or an order of it.
+
+        Args:
+            run: its name.
+            round_: its number.
+            order: hash of the order; None: a step of a sum, which is not counted.
 
         Raises:
             DiskProblemError: it cannot be written; then nothing may begin.
         """
         with self._lock:
-            if (run, round_) not in self._turned().rounds:
-                entry = {"run": run, "round": round_}
+            known = self._turned().rounds.get((run, round_))
+            if known is None or (order is not None and order not in known):
+                entry = {"run": run, "round": round_} | ({"order": order} if order else {})
                 append_lines(self._folder / self._name, [json.dumps(entry)])
                 _count(self._day, entry)
 
@@ -138,6 +149,7 @@ def read_day(path: Path) -> Day:
 def _count(day: Day, entry: dict[str, Any]) -> None:
     if "run" in entry:
         day.runs.add(entry["run"])
-        day.rounds.add((entry["run"], entry["round"]))
+        orders = day.rounds.setdefault((entry["run"], entry["round"]), set())
+        orders.update({entry["order"]} if "order" in entry else ())
     day.num_bytes += entry.get("bytes", 0)
     day.seconds += entry.get("seconds", 0.0)

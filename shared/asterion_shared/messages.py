@@ -124,6 +124,7 @@ class Order:
             was told last, 64 hex digits; None: never told, or the plan is not private.
         signature: an operator's, under plan and run; None: nobody signed.
         audit_head: of the coordinator's audit trail; None: it has none.
+        hashes: what :func:`order_sha256` has found, by site; of large weights it takes a while.
     """
 
     run: str
@@ -139,6 +140,7 @@ class Order:
     ledger_head: str | None = None
     signature: PlanSignature | None = None
     audit_head: Head | None = None
+    hashes: dict[str, str] = field(init=False, default_factory=dict, compare=False, repr=False)
 
 
 def order_sha256(order: Order, site: str = "") -> str:
@@ -152,6 +154,8 @@ def order_sha256(order: Order, site: str = "") -> str:
         site: the one it is addressed to, and then with what a step of a secure sum tells this
             site; empty: what is the same at every site.
     """
+    if site in order.hashes:
+        return order.hashes[site]
     plain = order.run, order.plan.sha256, order.round, order.phase, order.layout_sha256
     digest = hashlib.sha256(repr((*plain, order.evaluate, site)).encode())
     if order.sum is not None:
@@ -160,7 +164,8 @@ def order_sha256(order: Order, site: str = "") -> str:
         digest.update(step.content.get(site, b""))
     if order.weights is not None:
         digest.update(np.ascontiguousarray(order.weights, "<f4").data)
-    return digest.hexdigest()
+    order.hashes[site] = digest.hexdigest()
+    return order.hashes[site]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

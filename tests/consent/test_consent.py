@@ -13,7 +13,7 @@ from tests.consent.conftest import PLAN, PRIVATE, Clinic
 
 from asterion_client import consent as consent_module
 from asterion_client.approvals import approve, waiting, withdraw_approval
-from asterion_client.consent import PAUSED, Consent
+from asterion_client.consent import MOST_ORDERS, PAUSED, Consent
 from asterion_client.consent_settings import ConsentSettings
 from asterion_client.day_book import DayBook, read_day
 from asterion_client.settings import ConnectionSettings, SiteSettings
@@ -179,6 +179,23 @@ def test_bytes_and_hours_of_a_day(clinic: Clinic) -> None:
     assert code_of(settings, clinic, clinic.order("c", phase="evaluate")) == ""  # it has begun
 
 
+def test_other_orders_of_a_round_that_has_begun_are_no_way_around_the_quotas(
+    clinic: Clinic,
+) -> None:
+    settings = clinic.settings(device_hours_a_day=0.5, rounds_a_day=1)
+
+    def train(weight: float) -> str:
+        weights = np.full(10, weight, np.float32)
+        return code_of(settings, clinic, clinic.order("a", phase="train", weights=weights))
+
+    assert [train(n) for n in range(MOST_ORDERS + 1)] == [""] * (MOST_ORDERS + 1)
+    DayBook(clinic.folder / "state").worked(1800.0)
+    assert train(0.0) == ""  # once more the same
+    assert train(9.0) == "device_hours_spent"
+    step = SumOrder(id="s", of="train", step="keys", sites=("a", "clinic"), size=10)
+    assert code_of(settings, clinic, clinic.order("a", phase="sum", sum=step)) == ""
+
+
 def test_hours_hold_for_the_beginning_of_a_round(clinic: Clinic) -> None:
     moment = datetime(2026, 11, 22, 12, 0).astimezone()
     settings = clinic.settings(hours=("19:00-07:00",))
@@ -266,16 +283,18 @@ def test_the_book_of_a_day_outlives_its_process_and_a_torn_line(tmp_path: Path) 
     book = DayBook(tmp_path, lambda: NOON)
     book.begin("a", 1)
     book.begin("a", 1)
+    book.begin("a", 1, "f00")
     book.moved(7)
     book.worked(1.5)
     path = tmp_path / "consent" / "days" / "2026-11-22.jsonl"
-    assert len(path.read_text().split()) == 8
+    assert len(path.read_text().split()) == 14
     with path.open("a") as file:
         file.write('{"bytes": 1')
     again = DayBook(tmp_path, lambda: NOON)
     again.begin("b", 2)
     day = read_day(path)
     assert (day.runs, day.num_bytes, day.seconds) == ({"a", "b"}, 7, 1.5)
+    assert day.rounds == {("a", 1): {"f00"}, ("b", 2): set()}
     assert again.today() == day
 
 
