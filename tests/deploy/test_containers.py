@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +86,20 @@ def test_passwords_come_from_files_and_the_queue_has_no_way_out() -> None:
     assert COMPOSE["networks"]["queue"] == {"internal": True}
     assert SERVICES["database"]["networks"] == ["queue"]
     assert "ports" not in SERVICES["database"]
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
+@pytest.mark.parametrize(("spoilt", "code"), [(False, 0), (True, 1)])
+def test_compose_takes_the_file(spoilt: bool, code: int, tmp_path: Path) -> None:
+    text = (DEPLOY / "compose.yaml").read_text()
+    # Version 1 of the program does not know the project's name in the file.
+    text = re.sub(r"^name: .*\n", "", text, flags=re.MULTILINE)
+    (tmp_path / "compose.yaml").write_text(
+        text.replace("pids_limit", "pids_most") if spoilt else text
+    )
+    words = ["docker-compose", "-f", str(tmp_path / "compose.yaml"), "config", "--quiet"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
 
 
 def test_the_page_says_what_was_not_tried() -> None:
