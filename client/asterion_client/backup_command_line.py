@@ -30,4 +30,6 @@ def restore(
     print(f"{folder}: {made.num_files:,} files of {made.at}; put the data where site.toml says")
     print("Before it answers orders: enter the withdrawals since then again (asterion site "
           "withdraw), then\n  asterion site ledger accept "
-          f"{folder} HEAD...   with the head that each coordinator knows")  # fmt: skip
+          f"{folder} HEAD...   with the head that each coordinator knows\n"
+          "Approvals are not in a backup: approve again, and pause it if it was paused since"
+          )  # fmt: skip

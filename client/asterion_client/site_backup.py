@@ -1,12 +1,14 @@
 """Backup and restore of a site: settings, identity and state. Never its data.
 
-Left out are pictures of patients, stored reports and large parts (they are formed again), logs, and
-the identity of the state folder: a copy that is put back is another folder than the one it is of.
+Left out are pictures of patients, stored reports and large parts (they are formed again), logs,
+approvals (one may have been taken back since), and the identity of the state folder: a copy that is
+put back is another folder than the one it is of.
 """
 
 from collections.abc import Iterator
 from pathlib import Path
 
+from asterion_client.approvals import FOLDER as APPROVALS
 from asterion_client.privacy_ledger_restored import note_restored
 from asterion_client.settings import SiteSettings, read_site_settings
 from asterion_client.site_keys import paths_of
@@ -15,7 +17,7 @@ from asterion_shared.errors import FileProblemError, UserInputError
 
 KIND = "asterion site"
 SITE_TOML = "site.toml"
-LEFT_OUT = ("link", "logs", "status.json")
+LEFT_OUT = ("link", "logs", "status.json", APPROVALS)
 OF_A_RUN = ("reports", "report.html")
 
 
@@ -66,9 +68,11 @@ def _files(settings: SiteSettings, folder: Path, site_toml: Path) -> Iterator[tu
             yield from _at(folder, path.relative_to(folder).as_posix())
     prefix = f"{state.relative_to(folder).as_posix()}/"
     for name, path in files_below(state, prefix):
-        parts = list(path.relative_to(state).parts)
+        inside = path.relative_to(state)
+        parts = inside.parts
         of_a_run = len(parts) > 2 and parts[0] == "runs" and parts[2] in OF_A_RUN
-        if parts[0] not in LEFT_OUT and not of_a_run and not path.name.endswith(".lock"):
+        left_out = of_a_run or any(inside.is_relative_to(name) for name in LEFT_OUT)
+        if not left_out and not path.name.endswith(".lock"):
             yield name, path
 
 

@@ -129,6 +129,17 @@ def test_withdrawals_come_back_and_data_are_not_in_it(
     assert (target / "state" / "withdrawals.json").stat().st_mode & 0o777 == 0o600
 
 
+def test_what_was_approved_is_approved_anew(site: Path, asterion: Callable[..., Any]) -> None:
+    for name in "approvals", "days":
+        folder = site / "state" / "consent" / name
+        folder.mkdir(parents=True)
+        (folder / "r.json").write_text("{}")
+    archive = site.parent / "b.tar"
+    assert asterion("site", "backup", site / "site.toml", "--out", archive).code == 0
+    consent = restored(site, asterion, archive) / "state" / "consent"
+    assert [path.name for path in consent.iterdir()] == ["days"]
+
+
 def test_keys_that_wait_for_an_answer_are_in_it(site: Path, asterion: Callable[..., Any]) -> None:
     for options in [], ["--rotate"]:
         assert asterion("site", "init", site / "site.toml", *options).code == 0
