@@ -260,13 +260,23 @@ def wait_until_up(made: Provisioned, service: Service) -> None:
     until = time.monotonic() + START_SECONDS
     while True:
         try:
-            check_connection(made.address, made.root_certificate)
+            check_answers(made)
         except UnreachableError:
             if service.pid is None or time.monotonic() > until:
                 raise _not_up(service) from None
             time.sleep(0.1)
         else:
             return
+
+
+def check_answers(made: Provisioned) -> None:
+    """Shake hands with the coordinator on this machine; its certificate is for the sites' name.
+
+    Raises:
+        UnreachableError: nobody answers.
+        ConnectionProblemError: somebody else does.
+    """
+    check_connection(made.address, made.root_certificate, name=made.settings.hosts[0])
 
 
 def _not_up(service: Service) -> AsterionError:

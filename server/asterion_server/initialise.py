@@ -36,7 +36,7 @@ from asterion_shared.link.identity import read_identity
 from asterion_shared.settings_files import read_toml, validate
 
 LOOPBACK = ("localhost", "127.0.0.1")
-"""The coordinator's own processes reach it so; its certificate always holds for these."""
+"""Processes of the same machine reach it so; its own certificate always holds for these."""
 
 OF_ANOTHER = "--root-certificate, --certificate and --private-key"
 
@@ -142,7 +142,8 @@ def _certify_server(made: Provisioned) -> None:
     else:
         key = ec.generate_private_key(ec.SECP384R1())
         write_private(made.private_key, _pem(key))
-    names = [host_name(host) for host in dict.fromkeys((*made.settings.hosts, *LOOPBACK))]
+    hosts = dict.fromkeys((*made.settings.hosts, *LOOPBACK, made.own_host))
+    names = [host_name(host) for host in hosts]
     certificate = leaf_certificate(
         made.settings.hosts[0], names, ExtendedKeyUsageOID.SERVER_AUTH, key.public_key(),
         authority_key, authority,
@@ -168,7 +169,7 @@ def _check_papers(made: Provisioned, papers: OwnPapers) -> None:
         raise FileProblemError(own, "is not for a server", "have it issued for a TLS server")
     needed = list(made.settings.hosts)
     if made.settings.carrier == "flower":
-        needed.append("127.0.0.1")  # stock Flower's processes reach each other so
+        needed.append(made.own_host)  # stock Flower's processes reach each other so
     if lacking := [host for host in needed if host_name(host) not in names]:
         what = f"does not hold for {', '.join(lacking)}"
         raise FileProblemError(own, what, "have it issued for every host, or correct --host")

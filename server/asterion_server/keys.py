@@ -19,6 +19,8 @@ from asterion_shared.link.certificate_check import certificate_problems, site_pr
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Rule, Settings, read_toml, rule, validate
 
+_EVERY_ADDRESS = ("0.0.0.0", "::", "[::]")  # noqa: S104  # compared, not listened on
+
 
 class CoordinatorSettings(Settings):
     """``coordinator.toml``: where the coordinator listens, and who belongs to it."""
@@ -76,7 +78,14 @@ class Provisioned:
     @property
     def address(self) -> str:
         """``host:port`` for the coordinator's own processes."""
-        return f"127.0.0.1:{self.settings.port}"
+        host = f"[{self.own_host}]" if ":" in self.own_host else self.own_host
+        return f"{host}:{self.settings.port}"
+
+    @property
+    def own_host(self) -> str:
+        """The address it listens on, or of all of them the loopback one."""
+        listen = self.settings.listen
+        return "127.0.0.1" if listen in _EVERY_ADDRESS else listen
 
     @property
     def root_certificate(self) -> Path:

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 
-from asterion_server.coordinator import check_port
+from asterion_server.coordinator import check_answers, check_port
 from asterion_server.keys import Provisioned, papers_problems, private_files
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore
-from asterion_shared.connection_check import check_connection
 from asterion_shared.errors import (
     AsterionError,
     ConnectionProblemError,
@@ -81,7 +80,7 @@ def _port_problems(made: Provisioned) -> Iterator[Problem]:
         check_port(made.settings.listen, made.settings.port)
     except PortInUseError as error:
         try:
-            check_connection(made.address, made.root_certificate)
+            check_answers(made)
         except ConnectionProblemError:
             what = f"{str(error).partition(';')[0]}, and not by this coordinator"
             yield Problem(where="port", what=what, fix="end it, or choose another port")

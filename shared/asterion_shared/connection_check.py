@@ -25,13 +25,16 @@ def split_address(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def check_connection(address: str, root_certificate: Path, *, proxy: str | None = None) -> None:
+def check_connection(
+    address: str, root_certificate: Path, *, proxy: str | None = None, name: str = ""
+) -> None:
     """Shake hands with the coordinator over TLS and hang up.
 
     Args:
         address: ``host:port``.
         root_certificate: PEM file of the authority that signed the coordinator's certificate.
         proxy: ``http://host:port`` of a proxy on the way; None: as the environment says.
+        name: that the certificate has to hold for; empty: the address's.
 
     Raises:
         FileProblemError: the certificate's file is missing or no certificate.
@@ -43,7 +46,7 @@ def check_connection(address: str, root_certificate: Path, *, proxy: str | None 
     try:
         with (
             _dial(host, port, way) as raw,
-            context.wrap_socket(raw, server_hostname=host),
+            context.wrap_socket(raw, server_hostname=name or host),
         ):
             return
     except ssl.SSLCertVerificationError as error:
