@@ -30,15 +30,18 @@ from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExec
 from flwr.supercore.runtime import RuntimeHttpClient
 from tests.flower.test_control_proof import add_operator
 from tests.live.conftest import ASTERION, free_port, wait_for
-from tests.papers import provisioned
+from tests.papers import BARE, papers_of, provisioned
 
+from asterion_client.site_keys import init_site
 from asterion_server import control_proof
 from asterion_server.control_gate import AUDIT_FILE
 from asterion_server.control_proof import coordinator_prover, operator_prover
+from asterion_server.enrol import enrol, revoke
 from asterion_server.flower_server_compat import Control
 from asterion_server.keys import Provisioned
 from asterion_shared.bundle import bundle
 from asterion_shared.child_process import flower_environment
+from asterion_shared.enrolment_files import read_request
 
 pytestmark = pytest.mark.live
 
@@ -277,3 +280,21 @@ def test_no_refused_call_left_anything_behind(center: Center) -> None:
         assert {run.name for run in control.runs()} <= {"of-ada"}
     assert '"code": "no_proof"' in center.audit()
     assert '"code": "not_accepted"' in center.audit()
+
+
+def test_enrolments_and_revocations_count_while_it_runs(center: Center) -> None:
+    made = center.made
+    toml = papers_of(made, "west") / "site.toml"
+    toml.parent.mkdir()
+    toml.write_text(BARE.format(name="west"))
+
+    def known(control: Control) -> set[str]:
+        return {node.name for node in control.nodes()}
+
+    with closing(Control(made.address, made.root_certificate, coordinator_prover(made))) as control:
+        enrol(made.folder, [read_request(init_site(toml)[0])], lambda *_: True)
+        wait_for(lambda: known(control) == {"north", "west"}, 10, "west at the SuperLink")
+        revoke(made.folder, "west")
+        began = time.monotonic()
+        wait_for(lambda: known(control) == {"north"}, 10, "west shut out")
+        assert time.monotonic() - began < 5  # a second, on a machine that does nothing else
