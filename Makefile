@@ -13,9 +13,12 @@ PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
 
+# In the order of the folders: by itself xdist leaves the files with one long test for the end.
+SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
+
 test: $(INSTALLED)  ## every test but the nightly ones, live federations included
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" -n 2 --dist loadfile
-	$(BIN)/python -m pytest -m "live and not nightly" -n 2 --dist loadfile --durations 10
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" $(SPREAD)
+	$(BIN)/python -m pytest -m "live and not nightly" $(SPREAD) --durations 25
 
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0
