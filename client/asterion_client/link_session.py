@@ -269,7 +269,10 @@ class LinkSession:
     def _fetched(self, order: LinkOrder) -> bool:
         assert self._stub is not None  # noqa: S101  # a session was up
         with self._lock:
-            in_work = stored_parts(order.content for order in self._orders.values())
+            orders = list(self._orders.values())
+        # What came after it must not use up this one's room.
+        upto = orders.index(order) + 1 if order in orders else len(orders)
+        in_work = stored_parts(o.content for o in orders[:upto])
         self._chunk_fetch.fetch(self._stub, order, in_work)
         return True
 
