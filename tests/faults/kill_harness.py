@@ -225,7 +225,8 @@ class Harness:
                 daemon = psutil.Process(process.pid)
                 doomed += [daemon, *daemon.children(recursive=True)]
         for process in doomed:
-            with suppress(psutil.Error):
+            # Some go by themselves as soon as the process above them is gone.
+            with suppress(ProcessLookupError):
                 os.kill(process.pid, signal.SIGKILL)
 
     def _keep_daemons(self) -> None:
