@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from flwr.app import Context
@@ -20,6 +21,7 @@ from asterion_server.run_folder import Launch, RunFolder
 from asterion_shared.audit import AuditTrail, trail_files
 from asterion_shared.audit_records import Line
 from asterion_shared.audit_verify import Verdict, verify_trails
+from asterion_shared.carrier import Carrier
 from asterion_shared.errors import AsterionError, AuditBrokenError, DiskProblemError
 from asterion_shared.messages import Order, Report
 from asterion_shared.operator_keys import make_operator_key
@@ -260,9 +262,10 @@ def test_trails_of_several_runs_and_a_changed_site(
 
 
 @pytest.mark.live
-def test_real_processes_leave_trails_that_agree(tmp_path: Path) -> None:
+@pytest.mark.parametrize("carrier", get_args(Carrier))
+def test_real_processes_leave_trails_that_agree(carrier: Carrier, tmp_path: Path) -> None:
     limits = dict.fromkeys(LIVE_SITES, 100.0)
-    with running_federation(tmp_path, limits, carrier="link") as live:
+    with running_federation(tmp_path, limits, carrier=carrier) as live:
         code, said = live.launch(live_plan("plain", 2)).end()
         assert code == 0, said
         folders = [live.made.folder / "audit", *(tmp_path / "sites").glob("*/state/audit")]

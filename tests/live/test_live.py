@@ -26,8 +26,6 @@ from tests.live.conftest import (
 )
 from tests.papers import provisioned
 
-from asterion_shared.audit import trail_files
-from asterion_shared.audit_verify import verify_trails
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.accounting import spent
 from asterion_shared.privacy.planned import charge_of
@@ -215,15 +213,6 @@ def test_a_wrong_certificate_port_or_key_is_one_clear_line(
     (tmp_path / "north" / "site.key").chmod(0o644)
     code, words = said("site", "start", str(tmp_path / "north" / "site.toml"))
     assert (code, "chmod 600" in words) == (11, True)
-
-
-def test_trails_of_all_these_runs_agree(federation: Federation) -> None:
-    """Over stock Flower, through kills and stops; over the link ``test_runs_on_record`` does it."""
-    folders = [federation.made.folder, *(federation.root.glob("sites/*/state"))]
-    found = verify_trails([file for f in folders for file in trail_files(f / "audit")])
-    assert [verdict.problem for verdict in found] == [None] * (1 + len(SITES))
-    launched = {line.record.run for line in found[0].lines if line.record.kind == "plan_launched"}
-    assert launched == {path.name for path in federation.made.runs.iterdir()}
 
 
 def test_no_log_names_a_patient(federation: Federation) -> None:
