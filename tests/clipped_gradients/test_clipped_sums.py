@@ -73,9 +73,7 @@ def assert_same(got: dict[str, Tensor], expected: dict[str, Tensor], tolerance: 
         assert (got[name].double() - value.double()).norm() <= tolerance * length, name
 
 
-def check(
-    model: nn.Module, loss_of: LossOf, batch: Batch, method: Method, tolerance: float = 1e-5
-) -> None:
+def check(model: nn.Module, loss_of: LossOf, batch: Batch, method: Method) -> None:
     """Against the definition; the clip norm is the median, so that only some are clipped.
 
     In float64 to many digits, for the formulas; and in float32, whose kernels are others.
@@ -88,8 +86,8 @@ def check(
     assert_same(exact.gradients, expected, 1e-9)
     model.float()
     got = clipped_gradient_sum(model, loss_of, batch, clip_norm, method)
-    assert torch.allclose(got.norms.double(), norms, rtol=tolerance)
-    assert_same(got.gradients, expected, tolerance)
+    assert torch.allclose(got.norms.double(), norms, rtol=1e-5)
+    assert_same(got.gradients, expected, 1e-5)
     assert all(parameter.grad is None for parameter in model.parameters())
 
 

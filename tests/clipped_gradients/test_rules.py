@@ -21,6 +21,12 @@ from test_clipped_sums import check, kernels_of, squares, unlabelled
 KERNELS = ["grouped", "merged", "unfold"]
 
 
+def begin(layer: Any, seed: int) -> None:
+    """New weights: those of a layer made for `parametrize` depend on what else is collected."""
+    torch.manual_seed(seed)
+    layer.reset_parameters()
+
+
 def cubes(outputs: Tensor, batch: object) -> Tensor:
     return outputs.pow(3).flatten(1).sum(1)
 
@@ -74,6 +80,7 @@ def test_convolutions(kernel: str, case: tuple[nn.Module, tuple[int, ...]]) -> N
     ],
 )
 def test_other_paddings(layer: nn.Module, kernel: str) -> None:
+    begin(layer, seed=4)
     check(layer, squares, unlabelled(torch.randn(3, 2, 7, 6)), kernels_of(layer, kernel))
 
 
@@ -115,7 +122,8 @@ class Twice(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         first = self.layer(inputs)
         again = self.layer(functional.max_pool2d(first, 2) if inputs.ndim == 4 else first.tanh())
-        return first.flatten(1).pow(3).sum(1) * again.flatten(1).sin().sum(1)
+        # no sums of both signs: their cancellation would drown what is tested in float32
+        return first.flatten(1).square().sum(1) * again.flatten(1).square().sum(1)
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -138,15 +146,13 @@ def test_a_layer_used_twice_and_large_layers(
 ) -> None:
     if limit is not None:
         monkeypatch.setattr(tape, "LARGEST_FORMED_BYTES", limit)
-    torch.manual_seed(3)
+    begin(layer, seed=3)
     model = Twice(layer)
 
     def loss_of(outputs: Tensor, batch: object) -> Tensor:
-        return outputs.square()
+        return outputs
 
-    # a norm of a norm of few numbers is ill-conditioned in float32
-    batch = unlabelled(torch.randn(5, *shape))
-    check(model, loss_of, batch, kernels_of(model, kernel), tolerance=1e-4)
+    check(model, loss_of, unlabelled(torch.randn(5, *shape)), kernels_of(model, kernel))
 
 
 def test_a_layer_too_large_to_form_is_kept_and_still_leaves_out_what_is_not_finite() -> None:

@@ -62,6 +62,8 @@ class Clinic:
     folder: Path
     key: Path
     plan: Plan = field(default_factory=lambda: validate(Plan, PLAN, "plan"))
+    signs_at: float | None = None
+    """When the operator signs, UTC, seconds since 1970; None: now."""
 
     @property
     def toml(self) -> Path:
@@ -79,7 +81,7 @@ class Clinic:
         plan = fields.pop("plan", self.plan)
         signature = None
         if signed:
-            signature = sign_plan(plan, run, "anna", read_operator_key(self.key))
+            signature = sign_plan(plan, run, "anna", read_operator_key(self.key), now=self.signs_at)
         values: dict[str, Any] = {"run": run, "plan": plan, "round": 1, "phase": "count"}
         return Order(**(values | {"signature": signature} | fields))
 

@@ -26,10 +26,15 @@ from asterion_shared.signed_plan import read_operator_key, sign_plan
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 
 
-def code_of(settings: SiteSettings, clinic: Clinic, order: Order, now: float | None = None) -> str:
-    state = clinic.folder / settings.state_folder
-    clock = (lambda: now) if now is not None else None
-    days = DayBook(state, clock) if clock else DayBook(state)
+@pytest.fixture
+def clinic(clinic: Clinic) -> Clinic:
+    """One whose operator signs two days before the moments of these tests."""
+    clinic.signs_at = NOON - 2 * 86_400
+    return clinic
+
+
+def code_of(settings: SiteSettings, clinic: Clinic, order: Order, now: float = NOON) -> str:
+    days = DayBook(clinic.folder / settings.state_folder, lambda: now)
     code = ""
     try:
         Consent(settings, clinic.folder, days).require(order, now)
@@ -166,7 +171,7 @@ def test_quotas_of_a_day(clinic: Clinic) -> None:
 
 def test_bytes_and_hours_of_a_day(clinic: Clinic) -> None:
     settings = clinic.settings(bytes_a_day=1_000_000, device_hours_a_day=0.5)
-    days = DayBook(clinic.folder / "state")
+    days = DayBook(clinic.folder / "state", lambda: NOON)
     order = clinic.order(phase="train", weights=np.zeros(1000, np.float32))
     days.moved(996_001)
     assert code_of(settings, clinic, order) == "bytes_spent"
@@ -189,7 +194,7 @@ def test_other_orders_of_a_round_that_has_begun_are_no_way_around_the_quotas(
         return code_of(settings, clinic, clinic.order("a", phase="train", weights=weights))
 
     assert [train(n) for n in range(MOST_ORDERS + 1)] == [""] * (MOST_ORDERS + 1)
-    DayBook(clinic.folder / "state").worked(1800.0)
+    DayBook(clinic.folder / "state", lambda: NOON).worked(1800.0)
     assert train(0.0) == ""  # once more the same
     assert train(9.0) == "device_hours_spent"
     step = SumOrder(id="s", of="train", step="keys", sites=("a", "clinic"), size=10)
