@@ -8,7 +8,7 @@ way are left out: a run that goes on posts its orders anew, and sites answer aga
 import secrets
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,7 +125,7 @@ def _asked_since(run: str, at: str) -> AsterionError:
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
     for checkpoints in sorted(folder.glob("runs/*/checkpoints")):
-        yield from _newest_checkpoint(folder, checkpoints)
+        yield from _checkpoints(folder, checkpoints)
     for name, path in files_below(folder):
         parts = list(path.relative_to(folder).parts)
         on_its_way = parts[0] == "link" and len(parts) > 2 and parts[1] in ON_THEIR_WAY
@@ -136,16 +136,29 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
         yield log.relative_to(folder).as_posix(), log
 
 
-def _newest_checkpoint(folder: Path, checkpoints: Path) -> Iterator[tuple[str, Path]]:
-    """By a second name of its own, since the run removes the first one after two rounds."""
-    held = checkpoints / f".backup-{secrets.token_hex(4)}.part"
-    while newest := max(checkpoints.glob("round-*.safetensors"), default=None):
-        try:
-            held.hardlink_to(newest)
-        except FileNotFoundError:
-            continue  # removed just now, so there is a newer one
-        try:
-            yield newest.relative_to(folder).as_posix(), held
-        finally:
-            held.unlink(missing_ok=True)
-        return
+def _checkpoints(folder: Path, checkpoints: Path) -> Iterator[tuple[str, Path]]:
+    """The newest and the best, by names of their own: the run removes the first ones meanwhile."""
+    held: dict[str, Path] = {}
+    try:
+        while wanted := _wanted(checkpoints):
+            for path in wanted:
+                mine = checkpoints / f".backup-{secrets.token_hex(4)}.part"
+                with suppress(FileNotFoundError):  # removed just now, so others are wanted
+                    mine.hardlink_to(path)
+                    held[path.relative_to(folder).as_posix()] = mine
+            if len(held) == len(wanted) and _wanted(checkpoints) == wanted:
+                yield from held.items()
+                return
+            _release(held)
+    finally:
+        _release(held)
+
+
+def _wanted(checkpoints: Path) -> list[Path]:
+    newest = max(checkpoints.glob("round-*.safetensors"), default=None)
+    return [] if newest is None else [newest, *sorted(checkpoints.glob("best-*.safetensors"))]
+
+
+def _release(held: dict[str, Path]) -> None:
+    while held:
+        held.popitem()[1].unlink(missing_ok=True)

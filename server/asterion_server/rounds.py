@@ -5,7 +5,6 @@ each report, take the centre's step, store a checkpoint. The metrics of the mode
 come back with the reports of round r + 1, so a round costs one exchange, not two.
 """
 
-import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from typing import Literal
 
 from asterion_server.asked_rounds import asking_of, charge_asking, times_asked
 from asterion_server.asking import Asking
+from asterion_server.best_model import KeptBest, write_best, write_last
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
 from asterion_server.deadlines import Deadlines, evaluates
@@ -40,20 +40,18 @@ from asterion_shared.messages import (
     RepeatingCohort,
     Report,
 )
-from asterion_shared.parameters import Layout, Vector, named_parts
+from asterion_shared.parameters import Layout, Vector
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import rounds_allowed
 from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.privacy.secure_sum import Verify
 from asterion_shared.result import (
-    FinalModel,
     Result,
     RoundResult,
     SiteOutcome,
     Status,
     write_result,
 )
-from asterion_shared.tensor_files import write_tensors
 
 Participants = Callable[[int], Sequence[str] | None]
 
@@ -78,7 +76,7 @@ def run_rounds(
     Args:
         plan: what to do.
         cohort: who does it.
-        folder: where checkpoints, ``model.safetensors`` and ``result.json`` go.
+        folder: where checkpoints, the last and the best model, and ``result.json`` go.
         run: identity of the run, the same when it is started again.
         expected_sites: the sites that shall take part; those that never appear are reported.
         carrier: for the result.
@@ -143,6 +141,7 @@ class _Loop:
     quarantine: Quarantine | None = None
     """The step itself, where the plan has one."""
 
+    best: KeptBest = field(init=False)
     rounds_allowed: int | None = field(init=False)
     """How often privacy lets a site be asked to train; None: as often as the plan says."""
 
@@ -163,6 +162,7 @@ class _Loop:
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
         checkpoints = self.folder / "checkpoints"
+        self.best = KeptBest(checkpoints, self.plan.task)
         found = load_latest(checkpoints, self.facts.run, self.plan)
         self.started = utc_now()
         if found is None:
@@ -176,6 +176,7 @@ class _Loop:
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
+            self.best.restore(self.rounds, self.done)
             self.sites.restore(found.sites)
             self.step.restore(found.strategy)
             self.stored = found
@@ -203,14 +204,11 @@ class _Loop:
             self.emit(RoundFinished(round_result=self.rounds[0]))
 
     def finish(self, status: Status) -> Result:
-        model = None
+        model = best = None
         if self.plan.kind == "train" and self.done > 0:
-            facts = {"run": self.facts.run, "round": str(self.done),
-                     "plan_sha256": self.facts.plan_sha256}  # fmt: skip
-            tensors = named_parts(self.weights, self.layout)
-            header = {"asterion": json.dumps(facts, sort_keys=True)}
-            digest = write_tensors(self.folder / "model.safetensors", tensors, header)
-            model = FinalModel(path="model.safetensors", sha256=digest)
+            what = (self.layout, {"run": self.facts.run, "plan_sha256": self.facts.plan_sha256})
+            model = write_last(self.folder, self.weights, *what, self.done)
+            best = write_best(self.folder, *what, self.rounds, self.plan.task, model, self.done)
         result = result_of(
             self.facts,
             status,
@@ -220,6 +218,7 @@ class _Loop:
             sites=self.sites.summaries,
             asked=times_asked(self._asked),
             model=model,
+            best=best,
         )
         written = write_result(result, self.folder / "result.json")
         reached("C8")
@@ -391,6 +390,8 @@ class _Loop:
             strategy=dict(self.step.state()),
             cohort={} if self.folding is None else dict(self.folding.settings()),
         )
+        self.best.keep(self.rounds, number)
         self.stored = store(checkpoint, self.folder / "checkpoints")
+        self.best.drop_others()
         self.weights = self.stored.weights
         self.done = number

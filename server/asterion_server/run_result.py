@@ -11,6 +11,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line
 from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.result import (
+    BestModel,
     FinalModel,
     Result,
     RoundResult,
@@ -61,6 +62,7 @@ def result_of(
     sites: Mapping[str, SiteSummary],
     asked: Mapping[str, int],
     model: FinalModel | None,
+    best: BestModel | None,
 ) -> Result:
     """Everything that ``result.json`` says, but its headline.
 
@@ -72,7 +74,8 @@ def result_of(
         done: last finished round; -1 before the count.
         sites: what those that answered said of their data, by name.
         asked: how often each site was asked to train, as privacy counts it.
-        model: its file; None when none was made.
+        model: the last one's file; None when none was made.
+        best: the best one's; None when none was measured.
     """
     plan, last = facts.plan, rounds.get(done)
     account = account_of(plan, asked)
@@ -97,6 +100,7 @@ def result_of(
         rounds=in_order,
         final_metrics=dict(last.pooled) if last is not None else {},
         final_model=model,
+        best_model=best,
         sites=tuple(sites.get(name, SiteSummary(name=name)) for name in names),
         simulation=None
         if facts.simulation is None

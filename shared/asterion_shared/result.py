@@ -251,6 +251,19 @@ class FinalModel(Settings):
     sha256: Sha256
 
 
+class BestModel(FinalModel):
+    """The file of the model with the highest pooled headline metric."""
+
+    round: Count
+    """After which it was made; of equal ones the first. 0 is the initial model."""
+
+    metric: str
+    """The headline metric's name."""
+
+    value: float
+    """Its pooled value, as the round's ``pooled`` says it."""
+
+
 class Result(Settings):
     """What a run did."""
 
@@ -299,6 +312,9 @@ class Result(Settings):
 
     final_model: FinalModel | None = None
     """None when no model was made."""
+
+    best_model: BestModel | None = None
+    """None when none was measured; the final model's own file where that is the best."""
 
     sites: tuple[SiteSummary, ...] = ()
     """Every site of the run, sorted by name; also one that never answered."""
