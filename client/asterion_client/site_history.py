@@ -11,7 +11,7 @@ from asterion_shared.metrics import summarise
 from asterion_shared.plan import Plan
 from asterion_shared.reports.pictures import Picture
 from asterion_shared.reports.site_report import write_site_report
-from asterion_shared.result import SiteRound
+from asterion_shared.site_rounds import SiteRound
 
 HISTORY = "history.jsonl"
 """Lines of :class:`SiteRound`, each of which tells what is new of a round."""

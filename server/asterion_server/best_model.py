@@ -23,15 +23,18 @@ from asterion_shared.tensor_files import map_tensors, write_tensors
 LAST_FILE, BEST_FILE = "model.safetensors", "best.safetensors"
 
 
-def best_round(rounds: Mapping[int, RoundResult], task: TaskName) -> int | None:
-    """The round with the highest headline metric, of equal ones the first; None without any.
+def best_round(rounds: Mapping[int, RoundResult], task: TaskName) -> tuple[int, float] | None:
+    """The round with the highest headline metric, of equal ones the first, and the metric.
 
     Args:
         rounds: by number; those that nobody measured do not count.
         task: says the metric; of all three, more is better.
+
+    Returns:
+        None when nobody measured any.
     """
     known = {n: v for n, r in rounds.items() if (v := r.pooled.get(HEADLINE[task])) is not None}
-    return min(known, key=lambda number: (-known[number], number), default=None)
+    return max(known.items(), key=lambda found: (found[1], -found[0]), default=None)
 
 
 @dataclass
@@ -50,7 +53,7 @@ class KeptBest:
 
     def restore(self, rounds: Mapping[int, RoundResult], done: int) -> None:
         """Go on after the last finished round, whose own metrics come with the next one."""
-        self.round = best_round({n: r for n, r in rounds.items() if n < done}, self.task)
+        self._choose({n: r for n, r in rounds.items() if n < done})
 
     def keep(self, rounds: Mapping[int, RoundResult], number: int) -> None:
         """Give the best round's checkpoint a name that lasts, before that of a round is stored.
@@ -63,7 +66,7 @@ class KeptBest:
             DiskProblemError: the folder is not writable, or its disk knows no hard links.
         """
         known = {n: rounds[n] for n in (self.round, number - 1) if n is not None and n in rounds}
-        self.round = best_round(known, self.task)
+        self._choose(known)
         if self.round != number - 1:
             return
         source, lasting = self.checkpoints / _name("round", self.round), self._lasting(self.round)
@@ -79,6 +82,10 @@ class KeptBest:
         for path in self.checkpoints.glob("best-*.safetensors"):
             if self.round is None or path != self._lasting(self.round):
                 path.unlink(missing_ok=True)
+
+    def _choose(self, known: Mapping[int, RoundResult]) -> None:
+        found = best_round(known, self.task)
+        self.round = None if found is None else found[0]
 
     def _lasting(self, best: int) -> Path:
         return self.checkpoints / _name("best", best)
@@ -131,21 +138,21 @@ def write_best(
     Raises:
         DiskProblemError: the disk is full or not writable.
     """
-    best, path = best_round(rounds, task), folder / BEST_FILE
-    if best == done:
+    found, path = best_round(rounds, task), folder / BEST_FILE
+    if found is None:
         path.unlink(missing_ok=True)  # of an earlier ending of the run
-        digest, name = last.sha256, last.path
-    else:
-        source = None if best is None else _source(folder / "checkpoints", best)
-        if best is None or source is None:
-            path.unlink(missing_ok=True)
-            return None
-        weights = map_tensors(source).tensors["weights"]
-        digest, name = _write(path, weights, layout, facts, best), BEST_FILE
+        return None
+    best, value = found
     metric = HEADLINE[task]
-    return BestModel(
-        path=name, sha256=digest, round=best, metric=metric, value=rounds[best].pooled[metric]
-    )
+    if best == done:
+        path.unlink(missing_ok=True)
+        return BestModel(path=last.path, sha256=last.sha256, round=best, metric=metric, value=value)
+    source = _source(folder / "checkpoints", best)
+    if source is None:
+        path.unlink(missing_ok=True)
+        return None
+    digest = _write(path, map_tensors(source).tensors["weights"], layout, facts, best)
+    return BestModel(path=BEST_FILE, sha256=digest, round=best, metric=metric, value=value)
 
 
 def _source(checkpoints: Path, best: int) -> Path | None:

@@ -19,7 +19,7 @@ from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
 from asterion_server.deadlines import Deadlines, evaluates
 from asterion_server.initial_weights import begin, known_layout
 from asterion_server.known_sites import KnownSites
-from asterion_server.measured import Measured
+from asterion_server.measured import Calibration, Measured
 from asterion_server.outcomes import outcome_of, require_quorum, round_result
 from asterion_server.quarantine import Quarantine
 from asterion_server.report_fold import fold_answer
@@ -148,6 +148,7 @@ class _Loop:
     rounds: dict[int, RoundResult] = field(default_factory=dict)
     sites: KnownSites = field(default_factory=KnownSites)
     started: str = ""
+    calibrations: dict[int, Calibration] = field(default_factory=dict)
     done: int = -1
     """Last finished round; -1 before the count."""
 
@@ -219,6 +220,7 @@ class _Loop:
             asked=times_asked(self._asked),
             model=model,
             best=best,
+            calibration=self.calibrations.get(self.done),
         )
         written = write_result(result, self.folder / "result.json")
         reached("C8")
@@ -371,6 +373,7 @@ class _Loop:
     def _measured(self, number: int, measured: Measured) -> None:
         """Write the metrics of the model after a round beside that round."""
         pooled, sites = measured.finish()
+        self.calibrations = {number: measured.calibration()}
         self.rounds[number] = self.rounds[number].model_copy(
             update={"pooled": pooled, "sites": sites}
         )

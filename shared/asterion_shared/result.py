@@ -13,6 +13,8 @@ from pydantic import BeforeValidator, Field, StringConstraints
 from asterion_shared.absences import absences, quarantine_sentences
 from asterion_shared.errors import FileProblemError, SettingsError
 from asterion_shared.files import write_atomically
+from asterion_shared.metrics.decisions import Decisions
+from asterion_shared.metrics.reliability import Reliability
 from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.privacy.account import NOTHING_CLAIMED, PrivacyAccount
 from asterion_shared.privacy.audited import PrivacyAudit
@@ -204,22 +206,6 @@ class SiteSummary(Settings):
     """Hash of the frozen list of records; empty when the site never said."""
 
 
-class SiteRound(Settings):
-    """One round as a site itself saw it: the material of its own report."""
-
-    round: Count
-    """The round whose model was measured and, above 0, in which the site trained."""
-
-    metrics: Metrics = Field(default_factory=dict)
-    """Metrics at this site of the model after that round; empty when it was not measured."""
-
-    num_examples: Count = 0
-    num_test: Count = 0
-    num_steps: Count = 0
-    train_loss: Measure = None
-    seconds: Seconds = 0.0
-
-
 class InjectedFault(Settings):
     """What a simulation's scenario did to a site."""
 
@@ -309,6 +295,15 @@ class Result(Settings):
 
     final_metrics: Metrics = Field(default_factory=dict)
     """Pooled metrics of the final model."""
+
+    final_calibration: Reliability | None = None
+    """Confidence against correctness of the final model over all sites; classification alone."""
+
+    site_calibration: dict[Name, Reliability] = Field(default_factory=dict)
+    """The same, for each site that told it."""
+
+    decisions: Decisions | None = None
+    """A temperature and thresholds of the final model, fitted on the cases it is judged on."""
 
     final_model: FinalModel | None = None
     """None when no model was made."""

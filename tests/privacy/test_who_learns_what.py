@@ -314,7 +314,7 @@ def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
         "started", "finished", "carrier", "privacy", "privacy_account",
         "privacy_audit", "versions",
         "secure_sum", "rounds_planned", "rounds", "final_metrics", "final_model", "sites",
-        "simulation",
+        "simulation", "best_model", "final_calibration", "site_calibration", "decisions",
     }  # fmt: skip
     assert set(RoundResult.model_fields) == {
         "round", "asked", "outcomes", "pooled", "sites", "seconds", "bytes_down", "bytes_up",
@@ -345,7 +345,12 @@ def test_what_a_coordinator_stores(runs: dict[str, Played], mode: str, tmp_path:
     folder = played.folder.path
     stored = {str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()}
     asked = set() if mode == "clear" else {"asked.jsonl"}
-    assert stored == asked | {
+    best = played.result.best_model
+    assert best is not None
+    known = {r.round: r.pooled["auroc"] or 0.0 for r in played.result.rounds[:ROUNDS]}
+    kept = max(known, key=lambda number: (known[number], -number))
+    models = {f"checkpoints/best-{kept:06d}.safetensors", best.path}
+    assert stored == asked | models | {
         "plan.json", "launch.json", "process", "server.log", "events.jsonl", "result.json",
         "report.html", "model.safetensors", "checkpoints/round-000001.safetensors",
         "checkpoints/round-000002.safetensors",

@@ -11,10 +11,10 @@ from asterion_shared.result import (
     Result,
     RoundResult,
     SiteOutcome,
-    SiteRound,
     SiteSummary,
 )
 from asterion_shared.round_settings import RoundSettings
+from asterion_shared.site_rounds import SiteRound
 
 SITES = ("east", "north", "south")
 

@@ -10,7 +10,8 @@ from asterion_shared.plan import Plan
 from asterion_shared.reports.pictures import Picture
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.reports.site_report import write_site_report
-from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteRound, SiteSummary
+from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary
+from asterion_shared.site_rounds import SiteRound
 
 Make = Callable[..., Result]
 PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + (300).to_bytes(4, "big") + (200).to_bytes(4, "big")

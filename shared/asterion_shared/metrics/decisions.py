@@ -11,7 +11,6 @@ from typing import Annotated
 import numpy as np
 import numpy.typing as npt
 from pydantic import Field
-from scipy.optimize import minimize_scalar
 
 from asterion_shared.metrics.merged_bins import kept_of, read_merged
 from asterion_shared.metrics.scores import anomaly_edges, probability_edges
@@ -115,6 +114,8 @@ def _middles(lower: Values, usable: npt.NDArray[np.bool_]) -> Values:
 
 
 def _temperature(at: Values, positives: Values, negatives: Values) -> dict[str, float | None]:
+    from scipy.optimize import minimize_scalar  # late: whoever reads a result needs it not
+
     total = float(positives.sum() + negatives.sum())
 
     def loss(log_temperature: float) -> float:

@@ -15,6 +15,7 @@ from asterion_shared.reports.audit_section import audit_section
 from asterion_shared.reports.many_sites import name_few
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.pictures import Picture
+from asterion_shared.reports.reliability_chart import calibration_section
 from asterion_shared.reports.report_page import (
     embed,
     interval,
@@ -115,6 +116,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "loss_chart": loss_chart(result),
         "seconds_chart": seconds_chart(result),
         **site_table(result, metric, plan),
+        **calibration_section(result),
         "pictures": embed(pictures),
         **round_table(result, metric),
         **absences(result),

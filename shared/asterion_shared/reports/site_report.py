@@ -10,7 +10,8 @@ from asterion_shared.reports.charts import Series
 from asterion_shared.reports.metric_words import in_time, number
 from asterion_shared.reports.pictures import Picture
 from asterion_shared.reports.report_page import band, chart, embed, interval, write_page
-from asterion_shared.result import Metrics, SiteRound
+from asterion_shared.result import Metrics
+from asterion_shared.site_rounds import SiteRound
 
 
 def write_site_report(
