@@ -9,8 +9,6 @@ import typer
 from asterion_shared.errors import AuditBrokenError, FileProblemError, UserInputError
 
 if TYPE_CHECKING:
-    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
     from asterion_shared.audit_records import Line
     from asterion_shared.audit_verify import Verdict
 
@@ -38,6 +36,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Name the first record that was changed, of one side's files or of both sides'."""
+    from asterion_shared.audit_key import read_public_file
     from asterion_shared.audit_records import head_of
     from asterion_shared.audit_verify import verify_trails
 
@@ -45,9 +44,9 @@ def verify(
     if head and known is None:
         msg = f"--head is {head!r}; it must be NUMBER:HEX with 64 hexadecimal digits"
         raise UserInputError(msg)
-    verdicts = verify_trails(
-        _files(files), key=None if key is None else _public_key(key), head=known
-    )
+    fix = "take what asterion audit public-key prints"
+    public = None if key is None else read_public_file(key, fix)
+    verdicts = verify_trails(_files(files), key=public, head=known)
     if as_json:
         print(json.dumps({"sides": [_row(verdict) for verdict in verdicts]}))
     else:
@@ -142,19 +141,6 @@ def _files(given: list[Path]) -> list[Path]:
             raise FileProblemError(path, "holds no audit-NUMBER.jsonl", fix)
         found += files
     return found
-
-
-def _public_key(path: Path) -> "Ed25519PublicKey":
-    from asterion_shared.audit_key import read_public
-
-    fix = "take what asterion audit public-key prints"
-    try:
-        key = read_public(path.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        key = None
-    if key is None:
-        raise FileProblemError(path, "is not an Ed25519 public key in PEM", fix)
-    return key
 
 
 def _print(verdict: "Verdict") -> None:

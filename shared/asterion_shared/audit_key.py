@@ -86,3 +86,24 @@ def read_public(pem: str) -> Ed25519PublicKey | None:
     except (ValueError, UnsupportedAlgorithm):
         return None
     return key if isinstance(key, Ed25519PublicKey) else None
+
+
+def read_public_file(path: Path, fix: str) -> Ed25519PublicKey:
+    """A public key from a file.
+
+    Args:
+        path: PEM.
+        fix: what to do when it is none.
+
+    Raises:
+        FileProblemError: it is missing, unreadable, or not an Ed25519 public key.
+    """
+    try:
+        key = read_public(path.read_text(encoding="ascii"))
+    except OSError as error:
+        raise FileProblemError(path, (error.strerror or "unreadable").lower(), fix) from None
+    except ValueError:
+        key = None
+    if key is None:
+        raise FileProblemError(path, "is not an Ed25519 public key in PEM", fix)
+    return key

@@ -6,6 +6,7 @@ AsterionError                  1
 │   ├── FileProblemError      11    a file is missing, unreadable or not what it says
 │   │   ├── LedgerStoppedError 25    a site's privacy ledger lacks what it once had
 │   │   └── AuditBrokenError  26    an audit trail was changed, or is none
+│   ├── ReleaseBrokenError    27    a release is not as it was signed, or is none
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
 │   ├── MissingExtraError     14    an optional package is needed and not installed
@@ -101,6 +102,17 @@ class AuditBrokenError(FileProblemError):
 
     code = "audit_broken"
     exit_code = 26
+
+
+class ReleaseBrokenError(UserInputError):
+    """A release of a model is not as it was signed, or is none. Carries every problem at once."""
+
+    exit_code = 27
+
+    def __init__(self, release: Path | str, problems: Iterable[Problem]) -> None:
+        self.release, self.problems = str(release), tuple(problems)
+        lines = "\n".join(f"  {problem}" for problem in self.problems)
+        super().__init__(f"{release} is not a release as it was signed:\n{lines}")
 
 
 class DataProblemError(UserInputError):

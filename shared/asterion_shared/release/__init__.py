@@ -1,0 +1,1 @@
+"""Releases: a trained model's folder with its papers, every file hashed, and signed."""
