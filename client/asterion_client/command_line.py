@@ -9,6 +9,7 @@ import typer
 from asterion_client.backup_command_line import backup, restore
 from asterion_client.consent_command_line import approve, continue_, pause, plans, refuse, review
 from asterion_client.enrolment_command_line import init, join
+from asterion_client.fine_tune_command_line import fine_tune
 from asterion_client.ledger_command_line import app as ledger_app
 from asterion_client.withdrawal_command_line import withdraw, withdrawals
 
@@ -17,6 +18,7 @@ app.add_typer(ledger_app, name="ledger")
 for _command in (init, join, review, approve, refuse, plans, pause):
     app.command()(_command)
 app.command("continue")(continue_)
+app.command("fine-tune")(fine_tune)
 app.command()(withdraw)
 app.command()(withdrawals)
 app.command()(backup)

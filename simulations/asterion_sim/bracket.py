@@ -9,10 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asterion_shared.errors import UserInputError
-from asterion_shared.plan import Plan, TaskName
-from asterion_sim.bracket_arms import Arm, Piece, arms_of, train_piece
-from asterion_sim.bracket_bootstrap import (
+from asterion_client.bootstrap import (
     CONFIDENCE,
     Draws,
     Sampled,
@@ -23,6 +20,10 @@ from asterion_sim.bracket_bootstrap import (
     ratio,
     together,
 )
+from asterion_client.held_out_scores import HeldOut, held_out_of
+from asterion_shared.errors import UserInputError
+from asterion_shared.plan import Plan, TaskName
+from asterion_sim.bracket_arms import Arm, Piece, arms_of, train_piece
 from asterion_sim.bracket_report import write_bracket_report
 from asterion_sim.bracket_result import (
     ArmFacts,
@@ -36,7 +37,6 @@ from asterion_sim.bracket_result import (
     SiteBracket,
     write_bracket,
 )
-from asterion_sim.bracket_scores import HeldOut, held_out_of
 from asterion_sim.engines.choice import EngineWish
 from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualSites
 

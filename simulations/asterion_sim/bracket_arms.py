@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from asterion_client.held_out_scores import Floats, HeldOut, score_units
 from asterion_client.local_round import make_workspace
 from asterion_shared.algorithm_settings import AlgorithmSettings
 from asterion_shared.cases import CaseList, SiteData
@@ -24,7 +25,6 @@ from asterion_shared.parameters import from_bytes, write_vector
 from asterion_shared.plan import Plan
 from asterion_shared.result import Metrics, Result
 from asterion_shared.tasks.prediction import model_predictor
-from asterion_sim.bracket_scores import Floats, HeldOut, score_units
 from asterion_sim.engines.choice import EngineWish
 from asterion_sim.plan_values import (
     changed_plans,
@@ -91,7 +91,7 @@ class Piece:
     Attributes:
         steps: optimiser steps done, by site that trained.
         curve: rising by round.
-        scores: what :func:`asterion_sim.bracket_scores.score_units` gave, by site.
+        scores: what :func:`asterion_client.held_out_scores.score_units` gave, by site.
     """
 
     steps: Mapping[str, int]

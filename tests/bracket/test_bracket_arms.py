@@ -4,11 +4,11 @@ from typing import Any
 
 import pytest
 
+from asterion_client.held_out_scores import held_out_of
 from asterion_shared.errors import PlanMismatchError, SettingsError, UserInputError
 from asterion_shared.plan import Plan, parse_plan
 from asterion_sim import bracket_arms
 from asterion_sim.bracket_arms import arms_of, train_piece
-from asterion_sim.bracket_scores import held_out_of
 from asterion_sim.virtual_cohort import VirtualSites
 
 SITES = ("b", "a", "c")

@@ -3,8 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asterion_sim.bracket import verdict_of
-from asterion_sim.bracket_bootstrap import (
+from asterion_client.bootstrap import (
     Draws,
     Sampled,
     area_under_roc,
@@ -15,7 +14,8 @@ from asterion_sim.bracket_bootstrap import (
     ratio,
     together,
 )
-from asterion_sim.bracket_scores import Floats, HeldOut
+from asterion_client.held_out_scores import Floats, HeldOut
+from asterion_sim.bracket import verdict_of
 
 
 def held_out(groups: list[int], labels: list[int] | None = None, site: str = "a") -> HeldOut:

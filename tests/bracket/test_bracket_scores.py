@@ -5,10 +5,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from asterion_client.held_out_scores import held_out_of, score_units
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.metrics.overlap import overlaps
 from asterion_shared.plan import Plan, parse_plan
-from asterion_sim.bracket_scores import held_out_of, score_units
 
 PLAN = parse_plan(
     '{"name": "s", "task": "segmentation", "model": {"name": "unet"},'

@@ -12,8 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from asterion_client.held_out_scores import Floats, HeldOut, Ints
 from asterion_shared.randomness import stream
-from asterion_sim.bracket_scores import Floats, HeldOut, Ints
 
 MetricName = Literal["dice", "auroc", "accuracy"]
 CONFIDENCE = 0.95
@@ -90,7 +90,7 @@ def at_site(metric: MetricName, units: HeldOut, scores: Sequence[Floats], draws:
     Args:
         metric: which.
         units: the site's held-out units.
-        scores: of :func:`asterion_sim.bracket_scores.score_units`, one a seed.
+        scores: of :func:`asterion_client.held_out_scores.score_units`, one a seed.
         draws: from :func:`draw`.
     """
     return together(metric, [units], [[one] for one in scores], draws)

@@ -1,6 +1,6 @@
 """What each held-out case says of a model: the quantities that a resampled metric is made of.
 
-In a simulation the cases are at hand. Live they never leave a site, and no part of this is there.
+For a site that judges a model by itself, and for simulations; none of it ever leaves a site.
 """
 
 import hashlib
