@@ -1,4 +1,4 @@
-"""Each promise of docs/security.md and each attack of docs/threats.md names tests that exist."""
+"""The tests that security.md, threats.md and comparison.md name exist."""
 
 import re
 from collections import Counter
@@ -30,7 +30,8 @@ def rows(text: str, heading: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "below"), [("security.md", "tests"), ("threats.md", "tests/hostile")]
+    ("name", "below"),
+    [("security.md", "tests"), ("threats.md", "tests/hostile"), ("comparison.md", "tests")],
 )
 def test_every_test_that_is_named_exists(name: str, below: str) -> None:
     text, there = document(name), defined(below)
