@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo test test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
+.PHONY: proto demo docs test test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -19,6 +19,9 @@ SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 test: $(INSTALLED)  ## every test but the nightly ones, live federations included
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" $(SPREAD)
 	$(BIN)/python -m pytest -m "live and not nightly" $(SPREAD) --durations 25
+
+docs: $(INSTALLED)  ## the documentation, with tutorials carried out: docs/_build/index.html
+	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
 
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0

@@ -85,8 +85,20 @@ def test_a_wide_terminal_shows_the_secondary_metrics(make_result: Make) -> None:
     def heads(width: int) -> list[object]:
         return [column.header for column in final_table(make_result(), width=width).columns]
 
-    assert "HD95 (mm)" in heads(110)
-    assert "HD95 (mm)" not in heads(109)
+    assert "HD95\n(mm)" in heads(110)
+    assert "HD95\n(mm)" not in heads(109)
+
+
+def test_a_wide_terminal_has_room_for_the_names_of_a_classifiers_sites(make_result: Make) -> None:
+    metrics = {"auroc": 0.9, "balanced_accuracy": 0.8, "auprc": 0.7, "calibration_error": 0.1,
+               "auroc_low": 0.85, "auroc_high": 0.95, "num_cases": 1000.0}  # fmt: skip
+    result = make_result(task="classification", final_metrics=metrics)
+    console = Console(file=io.StringIO(), width=110, record=True)
+    console.print(final_table(result, width=110))
+    text = console.export_text()
+    assert "…" not in text
+    for word in ("north", "pooled", "calibration", "balanced", "0.85-0.95"):
+        assert word in text
 
 
 def test_the_bar_is_gone_when_the_run_breaks_off(make_result: Make) -> None:

@@ -213,7 +213,8 @@ def final_table(result: Result, *, width: int = 80) -> Table:
     # The first column that is cut: a number that is cut would say something else.
     table.add_column("site", overflow="ellipsis")
     heads = ["train", "test", metric_words.label(metric), "baseline", "95 %\ninterval"]
-    heads += [metric_words.label(name) for name in others]
+    # Words one below the other: beside three long heads no room was left for the site's name.
+    heads += [metric_words.label(name).replace(" ", "\n") for name in others]
     for head in (*heads, "answered", "files\nskipped"):
         table.add_column(head, justify="right", no_wrap=True)
 

@@ -1,0 +1,54 @@
+"""The documentation site: ``make docs``. Tutorials are carried out as it is built."""
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+from asterion_shared import __version__
+
+sys.path.insert(0, str(Path(__file__).parent))
+from api import write_api
+from examples import FENCE, Examples
+
+project = "Asterion"
+author = "the Asterion project"
+project_copyright = "the Asterion project, Apache-2.0"
+release = version = __version__
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
+myst_enable_extensions = ["colon_fence"]
+myst_heading_anchors = 3
+exclude_patterns = ["site", "_build"]
+html_theme = "furo"
+html_title = "Asterion"
+html_show_sourcelink = False
+html_copy_source = False
+autodoc_member_order = "bysource"
+autodoc_typehints = "signature"
+napoleon_numpy_docstring = False
+suppress_warnings = [
+    "myst.xref_missing",  # of folders; tests/documents/test_links.py looks at every link
+    "ref.python",  # one name in several modules, in docstrings
+]
+
+
+def _carry_out(app: Sphinx, name: str, source: list[str]) -> None:
+    """Run a tutorial's commands and put what they printed below them."""
+    if not name.startswith("tutorials/"):
+        return
+    with tempfile.TemporaryDirectory() as folder, Examples(Path(folder)) as examples:
+
+        def told(block: re.Match[str]) -> str:
+            kind, body = block.groups()
+            printed = examples.run(kind, body).replace(folder, "~")
+            return f"```{'text' if kind == 'console' else kind}\n{printed}```"
+
+        source[0] = FENCE.sub(told, source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    write_api(Path(app.srcdir) / "api")
+    app.connect("source-read", _carry_out)
