@@ -9,6 +9,7 @@ import typer
 from asterion_server.backup_command_line import backup, restore
 from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
+from asterion_server.release_command_line import release, releases_app
 from asterion_server.withdrawal_command_line import receipt_app, withdraw
 from asterion_shared.errors import ConnectionProblemError
 
@@ -18,6 +19,8 @@ for _command in (init, enrol, invite, revoke, operator):
     app.command()(_command)
 app.add_typer(receipt_app, name="receipt")
 app.command()(withdraw)
+app.command()(release)
+app.add_typer(releases_app, name="releases")
 app.command()(backup)
 app.command()(restore)
 

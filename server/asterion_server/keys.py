@@ -136,6 +136,11 @@ class Provisioned:
         """Folder of the coordinator's audit records and of their key."""
         return self.folder / "audit"
 
+    @property
+    def releases(self) -> Path:
+        """Folder of released models, their registry, and the key that signs them."""
+        return self.folder / "releases"
+
     def certificates(self, site: str) -> Path:
         """All certificates that a site was given, PEM, the newest first."""
         return self.folder / "certificates" / f"{site}.pem"
@@ -205,7 +210,8 @@ def check_key_files(made: Provisioned) -> None:
 
 def private_files(made: Provisioned) -> tuple[Path, ...]:
     """Every file that only the coordinator's own account may read; some may be absent."""
-    return made.private_key, made.authority_key, made.secret, made.audit / "audit.key"
+    own = (made.private_key, made.authority_key, made.secret)
+    return *own, made.audit / "audit.key", made.releases / "release.key"
 
 
 def public_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:

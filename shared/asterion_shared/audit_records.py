@@ -42,6 +42,9 @@ KINDS: dict[str, str] = {
     "revoked": "a site was revoked",
     "operator_enrolled": "an operator's key was taken",
     "withdrawn": "data were withdrawn",
+    "model_released": "a release of a model was made",
+    "model_promoted": "a release is the one in use",
+    "model_rolled_back": "an earlier release is the one in use again",
 }
 """What a record may be about."""
 

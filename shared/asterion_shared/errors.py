@@ -7,6 +7,7 @@ AsterionError                  1
 │   │   ├── LedgerStoppedError 25    a site's privacy ledger lacks what it once had
 │   │   └── AuditBrokenError  26    an audit trail was changed, or is none
 │   ├── ReleaseBrokenError    27    a release is not as it was signed, or is none
+│   ├── ReleaseHeldError      28    the release gate holds a model back
 │   ├── DataProblemError      12    a site's data break the contract of the plan
 │   ├── PlanMismatchError     13    a plan, a model or an earlier run do not fit together
 │   ├── MissingExtraError     14    an optional package is needed and not installed
@@ -113,6 +114,17 @@ class ReleaseBrokenError(UserInputError):
         self.release, self.problems = str(release), tuple(problems)
         lines = "\n".join(f"  {problem}" for problem in self.problems)
         super().__init__(f"{release} is not a release as it was signed:\n{lines}")
+
+
+class ReleaseHeldError(UserInputError):
+    """The release gate holds a model back. Carries every reason."""
+
+    exit_code = 28
+
+    def __init__(self, what: str, reasons: Iterable[str], *, fix: str) -> None:
+        self.reasons = tuple(reasons)
+        lines = "\n".join(f"  {reason}" for reason in self.reasons)
+        super().__init__(f"{what} is held back:\n{lines}\nnothing was done; {fix}")
 
 
 class DataProblemError(UserInputError):

@@ -147,5 +147,6 @@ class Calibration(Settings):
     temperature: Positive = 1.0
     """The logits are divided by it before softmax."""
 
-    thresholds: dict[Label, Annotated[float, Field(ge=0, le=1)]] = Field(default_factory=dict)
-    """Probability or score from which a class is called, by class."""
+    thresholds: dict[Label, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """Probability or score, before any temperature, from which a class is called, by class; or, of
+    the second of two classes, by what it keeps (``false_alarm_rate``, ``youden``)."""

@@ -34,7 +34,7 @@ class ReleasedModel:
         plan: of the run that trained it: task, data contract, classes.
         network: with the released weights, in eval mode, on the CPU.
         temperature: > 0; the logits are divided by it. 1 when none was fitted.
-        thresholds: probability or score from which a class is called, by class; empty when none
+        thresholds: as :class:`asterion_shared.release.facts.Calibration` has them; empty when none
             was fitted.
     """
 
@@ -98,6 +98,15 @@ def network_of(plan: Plan, weights: bytes) -> nn.Module:
         raise PlanMismatchError(msg)
     write_vector(network, layout, vector)
     return network.eval()
+
+
+def released_network(folder: str) -> nn.Module:
+    """The network of a release, for ``configs/inference.json``: MONAI's parser calls it.
+
+    Raises:
+        AsterionError: as :func:`open_release` without a key.
+    """
+    return open_release(Path(folder)).network
 
 
 def check_whole(layout: Layout) -> None:
