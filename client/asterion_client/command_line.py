@@ -11,6 +11,7 @@ from asterion_client.consent_command_line import approve, continue_, pause, plan
 from asterion_client.enrolment_command_line import init, join
 from asterion_client.fine_tune_command_line import fine_tune
 from asterion_client.ledger_command_line import app as ledger_app
+from asterion_client.predict_command_line import predict
 from asterion_client.withdrawal_command_line import withdraw, withdrawals
 
 app = typer.Typer(no_args_is_help=True, help="Run and check a site. Its data never leave it.")
@@ -23,6 +24,7 @@ app.command()(withdraw)
 app.command()(withdrawals)
 app.command()(backup)
 app.command()(restore)
+app.command()(predict)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
 

@@ -5,9 +5,7 @@ found as JSON on standard output. Nothing is charged, stored or sent.
 """
 
 import argparse
-import ctypes
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -15,11 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from asterion_client.closed_network import close_network
 from asterion_shared.errors import AsterionError, EngineFailedError
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-BY_KERNEL = "closed by the kernel (a network namespace of its own)"
-BY_INTERPRETER = "closed by the interpreter alone (the kernel gives no network namespace here)"
 MOST_SECONDS = 3600.0
 
 
@@ -79,26 +75,6 @@ def dry_run(site_toml: Path, plan_json: str) -> DryRun:
         error.exit_code = told["exit_code"]
         raise error
     return DryRun(**told)
-
-
-def close_network() -> str:
-    """Take this process's network away for good; how it was done.
-
-    To be called before any thread is started, since they keep the network that they had.
-    """
-    libc = ctypes.CDLL(None, use_errno=True)
-    flags = CLONE_NEWNET if os.geteuid() == 0 else CLONE_NEWUSER | CLONE_NEWNET
-    if libc.unshare(flags) == 0:
-        return BY_KERNEL
-    sys.addaudithook(_refuse_network)
-    return BY_INTERPRETER
-
-
-def _refuse_network(event: str, _: tuple[Any, ...]) -> None:
-    if event in ("socket.connect", "socket.bind", "socket.sendto", "socket.sendmsg",
-                 "socket.getaddrinfo", "socket.gethostbyname"):  # fmt: skip
-        msg = "the network is closed in a dry run"
-        raise PermissionError(msg)
 
 
 def _try(site_toml: Path, plan_json: str, network: str) -> DryRun:

@@ -12,7 +12,8 @@ from tests.conftest import Ran
 from tests.consent.conftest import PLAN, PRIVATE, Clinic
 
 from asterion_client.approvals import keep_waiting
-from asterion_client.dry_run import BY_INTERPRETER, BY_KERNEL, dry_run
+from asterion_client.closed_network import BY_INTERPRETER, BY_KERNEL
+from asterion_client.dry_run import dry_run
 from asterion_client.plan_review import differences
 from asterion_shared.errors import AsterionError, DataProblemError, EngineFailedError
 from asterion_shared.plan import Plan
@@ -133,11 +134,11 @@ def test_a_dry_run_ends_in_what_the_plan_would_end_in(clinic: Clinic) -> None:
 
 
 @pytest.mark.parametrize("kernel", [True, False])
-def test_the_network_of_a_dry_run_is_closed(kernel: bool) -> None:
+def test_the_network_is_closed(kernel: bool) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
         code = (
-            "import asterion_client.dry_run as d, socket, types\n"
+            "import asterion_client.closed_network as d, socket, types\n"
             f"if not {kernel}: d.ctypes = types.SimpleNamespace(\n"
             "    CDLL=lambda *a, **k: types.SimpleNamespace(unshare=lambda f: -1))\n"
             "print(d.close_network())\n"

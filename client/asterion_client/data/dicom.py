@@ -36,12 +36,14 @@ class Series:
         places: place of each slice along the normal, mm; empty when the file does not say.
         spacing: (between slices, between rows, between columns), mm; None where unknown.
         affine: array indices to mm, RAS; None when the file does not say.
+        order: which stored frame each slice is, counted through the files by name.
     """
 
     volume: npt.NDArray[np.float32]
     places: tuple[float, ...]
     spacing: tuple[float | None, float | None, float | None]
     affine: Affine | None
+    order: tuple[int, ...]
 
 
 def slice_files(folder: Path) -> list[Path]:
@@ -122,7 +124,8 @@ def _in_order(
             msg = f"{name}: a slice has no position or orientation; the order is not known"
             raise UnreadableFileError(msg)
         distance = float(first.get("SpacingBetweenSlices", 0) or 0)
-        return Series(volume, (), (distance or None, rows, columns), None)
+        as_stored = tuple(range(len(volume)))
+        return Series(volume, (), (distance or None, rows, columns), None, as_stored)
     if any(not np.allclose(p.orientation, known[0].orientation, atol=1e-3) for p in known):
         msg = f"{name} holds slices of several orientations; give each its own folder"
         raise UnreadableFileError(msg)
@@ -134,7 +137,8 @@ def _in_order(
         distance = float(first.get("SpacingBetweenSlices", 0) or 0)
     spacing = (distance or None, rows, columns)
     affine = _affine(known[int(order[0])], tuple(value or 1.0 for value in spacing))
-    return Series(volume[order], tuple(float(p) for p in places[order]), spacing, affine)
+    sorted_places = tuple(float(p) for p in places[order])
+    return Series(volume[order], sorted_places, spacing, affine, tuple(order.tolist()))
 
 
 def _even_distance(places: npt.NDArray[np.float64], name: str) -> float:

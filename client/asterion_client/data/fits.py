@@ -109,6 +109,18 @@ def header_texts(path: Path, settings: SiteDataSettings, key: str) -> tuple[str,
 
 
 @contextmanager
+def image_header(path: Path, settings: SiteDataSettings) -> Iterator[tuple[Any, Any]]:
+    """The header of the image, and the open file for what it refers to.
+
+    Raises:
+        UnreadableFileError: not FITS or without an image.
+        MissingExtraError: astropy is not installed.
+    """
+    with _opened(path) as hdus:
+        yield _image_hdu(hdus, settings.image_hdu, path, _other_planes(settings)).header, hdus
+
+
+@contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     try:
         from astropy.io import fits

@@ -53,6 +53,20 @@ def to_canonical(volume: npt.NDArray[Any], affine: Affine) -> npt.NDArray[Any]:
     return np.flip(turned, flipped)
 
 
+def from_canonical(volume: npt.NDArray[Any], affine: Affine) -> npt.NDArray[Any]:
+    """A volume in RAS order with its last three axes as stored: undoes :func:`to_canonical`.
+
+    Args:
+        volume: shape ``(..., X, Y, Z)``.
+        affine: of the stored axes.
+    """
+    axes, signs = axis_order(affine)
+    before = volume.ndim - 3
+    flipped = tuple(before + world for world, sign in enumerate(signs) if sign < 0)
+    stored = (before + int(world) for world in np.argsort(axes))
+    return np.flip(volume, flipped).transpose(*range(before), *stored)
+
+
 def canonical_spacing(affine: Affine) -> tuple[float, ...]:
     """Voxel size along the axes of :func:`to_canonical`, mm."""
     axes, _ = axis_order(affine)

@@ -1,7 +1,8 @@
 """Which examples a site has: from a manifest CSV, or from the folder's layout."""
 
 import csv
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +78,54 @@ def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> li
     else:
         records = _layout_records(settings, folder, task)
     return sorted(records, key=lambda r: (str(r.path), -1 if r.index is None else r.index))
+
+
+def find_unlabelled(settings: SiteDataSettings, folder: Path, dimensions: int) -> list[Record]:
+    """Every image or row below a folder, at any depth, sorted; no label, mask or split is read.
+
+    For a plan of 3 dimensions several DICOM files in one folder are a series. A folder ``labels``
+    beside a folder ``images`` holds masks and is left out.
+
+    Args:
+        settings: the format, and how its files are read.
+        folder: absolute or relative to the working directory.
+        dimensions: spatial dimensions of the plan.
+
+    Returns:
+        The records; empty when the folder holds none of the format.
+
+    Raises:
+        FileProblemError: the folder is missing. A file of rows that cannot be read is a record
+            with a problem.
+    """
+    if not folder.is_dir():
+        raise FileProblemError(folder, "no such folder", "check the path")
+    found = sorted(_files_below(folder, settings.format, dimensions))
+    if settings.format in ("table", "npz"):
+        return [record for path in found for record in _rows_of(path, settings.format)]
+    return [Record(path=path, group=bare_name(path)) for path in found]
+
+
+def _rows_of(path: Path, format_: str) -> list[Record]:
+    """A record for each row; one stands for a file that cannot be read."""
+    try:
+        count = len(table.read_rows(path)) if format_ == "table" else npz.read_index(path).count
+    except (UnreadableFileError, FileProblemError) as error:
+        return [Record(path=path, group=path.name, index=0, problem=str(error))]
+    return [Record(path=path, group=f"{path.name}:{i}", index=i) for i in range(count)]
+
+
+def _files_below(folder: Path, format_: str, dimensions: int) -> Iterator[Path]:
+    for here, inner, names in os.walk(folder):
+        skipped = {"labels"} if "images" in inner else set()
+        inner[:] = [n for n in inner if not n.startswith(".") and n not in skipped]
+        place = Path(here)
+        if format_ == "dicom":
+            slices = dicom.slice_files(place)
+            yield from [place] if dimensions == 3 and len(slices) > 1 else slices
+        else:
+            kept = (n for n in names if n.lower().endswith(SUFFIXES[format_]))
+            yield from (place / name for name in kept if not name.startswith("."))
 
 
 def bare_name(path: Path) -> str:

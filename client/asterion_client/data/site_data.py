@@ -1,6 +1,5 @@
 """A site's data set, as training sees it: found, split, frozen, read, counted."""
 
-import hashlib
 import hmac
 import math
 from collections.abc import Callable, Sequence
@@ -11,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from asterion_client.data import table
 from asterion_client.data.admission import admission_of
 from asterion_client.data.dicom import read_dicom
 from asterion_client.data.dicom_seg import read_dicom_with_mask
@@ -22,13 +20,14 @@ from asterion_client.data.npz import read_npz
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.splits import split_field, split_records
+from asterion_client.data.table_cases import group_hash, read_table, training_scale
 from asterion_client.data.transforms import prepare
 from asterion_client.settings import SiteDataSettings, SiteSettings
 from asterion_client.withdrawals import ensure_salt
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.errors import DataProblemError
 from asterion_shared.plan import DataContract, Plan
-from asterion_shared.table_columns import scale_of, to_columns
+from asterion_shared.table_columns import Scale
 
 
 def load_site_data(
@@ -147,6 +146,15 @@ def records_for(settings: SiteSettings, folder: Path, plan: Plan) -> list[Record
     return records
 
 
+def scale_at_site(settings: SiteSettings, folder: Path, plan: Plan) -> Scale:
+    """Mean and deviation that the site's tables are standardised by in training, today.
+
+    Raises:
+        DataProblemError, FileProblemError, SettingsError: as :func:`load_site_data`.
+    """
+    return training_scale(_freeze(settings, folder, plan, None).records, settings, plan)
+
+
 def divide(records: Sequence[Record], settings: SiteDataSettings, plan: Plan) -> list[Record]:
     """Each record on its side; the images of a site with one field are cut in two regions each.
 
@@ -239,8 +247,25 @@ def read_case(
     mask = None
     if raw.mask is not None and plan.task != "classification":
         mask = _class_mask(raw, raw.mask, name, settings, plan)
+    return case_of(raw, mask, plan.data, case_id=case_id, label=label, name=name)
+
+
+def case_of(
+    raw: RawImage,
+    mask: npt.NDArray[np.int16] | None,
+    contract: DataContract,
+    *,
+    case_id: str,
+    name: str,
+    label: int = -1,
+) -> Case:
+    """A stored image as a case on the plan's grid; ``name`` is for what an error says.
+
+    Raises:
+        UnreadableFileError: as :func:`asterion_client.data.transforms.prepare`.
+    """
     try:
-        prepared = prepare(raw, mask, plan.data)
+        prepared = prepare(raw, mask, contract)
     except UnreadableFileError as error:
         msg = f"{name}: {error}"
         raise UnreadableFileError(msg) from None
@@ -322,7 +347,7 @@ def _read_all(
 ) -> tuple[CaseList, dict[str, str]]:
     """Every case, and the ids of those that cannot be read with the reason."""
     if settings.data.format == "table":
-        return _read_table(frozen, labels, settings, plan, salt)
+        return read_table(frozen, labels, settings, plan, salt)
     readers: list[Callable[[], Case]] = [
         partial(_read_member, record, case_id, label, settings.data, plan, salt)
         for record, case_id, label in zip(frozen.records, frozen.ids, labels, strict=True)
@@ -347,43 +372,7 @@ def _read_member(
 ) -> Case:
     """One image as a case that knows its group."""
     case = read_case(record, case_id, label, settings, plan)
-    return replace(case, group=_group_hash(record, salt), group_named=record.group_named)
-
-
-def _group_hash(record: Record, salt: str) -> str:
-    """Which cases belong to one patient, without the patient's name."""
-    return hashlib.sha256(f"{salt}\x1f{record.group}".encode()).hexdigest()[:12]
-
-
-def _read_table(
-    frozen: Frozen, labels: Sequence[int], settings: SiteSettings, plan: Plan, salt: str
-) -> tuple[CaseList, dict[str, str]]:
-    rows = np.full((len(frozen.records), len(plan.data.features)), np.nan)
-    bad: dict[str, str] = {}
-    for number, record in enumerate(frozen.records):
-        try:
-            rows[number] = table.feature_values(
-                record.path, record.index or 0, plan.data, settings.data
-            )
-        except UnreadableFileError as error:
-            bad[frozen.ids[number]] = str(error)
-    training = [
-        i for i, r in enumerate(frozen.records) if r.split == "train" and frozen.ids[i] not in bad
-    ]
-    columns = to_columns(rows, plan.data, scale_of(rows[training], plan.data))
-    cases = [
-        Case(
-            id=case_id,
-            image=values,
-            label=label,
-            group=_group_hash(record, salt),
-            group_named=record.group_named,
-        )
-        for record, case_id, values, label in zip(
-            frozen.records, frozen.ids, columns, labels, strict=True
-        )
-    ]
-    return CaseList.of(cases), bad
+    return replace(case, group=group_hash(record, salt), group_named=record.group_named)
 
 
 def _part(cases: CaseList, indices: Sequence[int]) -> CaseList:
