@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests.predict.releases import PLANE, Half, Mean, plan_of, predict, released
+
 from asterion_client.data.site_data import scale_at_site
 from asterion_client.predict.calls import call_classes
 from asterion_client.predict.folder import release_sha256
@@ -15,7 +17,6 @@ from asterion_client.settings import SiteSettings
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.settings_files import validate
 from asterion_shared.tasks import initial_model
-from tests.predict.releases import PLANE, Half, Mean, plan_of, predict, released
 
 SICK = PLANE | {"classes": ["well", "sick"], "patch_size": [4, 4]}
 LOGITS = np.array([-2.0, -0.4, 0.2, 3.0])

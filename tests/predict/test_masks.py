@@ -6,10 +6,11 @@ import highdicom
 import nibabel
 import numpy as np
 import pytest
-from asterion_client.data.dicom_seg import read_dicom_with_mask
-from asterion_client.settings import SiteDataSettings
 from tests.data.test_dicom_seg import SHAPE, store_series
 from tests.predict.releases import CUBE, PLANE, Bright, box, plan_of, predict, released
+
+from asterion_client.data.dicom_seg import read_dicom_with_mask
+from asterion_client.settings import SiteDataSettings
 
 TURNS = {
     "as it is": np.diag([1.0, 1.0, 1.0, 1.0]),
@@ -85,7 +86,9 @@ def test_a_series_gets_a_dicom_segmentation(tmp_path: Path) -> None:
     told = {uid for _, _, uid in made.get_source_image_uids()}
     assert told == {s.SOPInstanceUID for s in slices}
     again = made.get_pixels_by_source_instance(
-        [s.SOPInstanceUID for s in slices], segment_numbers=[1], assert_missing_frames_are_empty=True
+        [s.SOPInstanceUID for s in slices],
+        segment_numbers=[1],
+        assert_missing_frames_are_empty=True,
     )
     np.testing.assert_array_equal(again[..., 0], drawn)
     map_ = nibabel.load(tmp_path / "out/uncertainty/s.nii.gz")

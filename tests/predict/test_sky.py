@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from asterion_client.predict.reference_match import nearest_pairs, read_reference
-from asterion_client.predict.sky_desk import sky_desk
-from asterion_shared.errors import FileProblemError, UserInputError
 from astropy.coordinates import SkyCoord
 from astropy.io import fits
 from astropy.table import Table
 from astropy.wcs import WCS
 from tests.predict.releases import PLANE, Bright, Mean, plan_of, predict, released
+
+from asterion_client.predict.reference_match import nearest_pairs, read_reference
+from asterion_client.predict.sky_desk import sky_desk
+from asterion_shared.errors import FileProblemError, UserInputError
 
 SCALE_ARCSEC = 0.5
 BOXES = ((2, 5, 2, 4), (10, 12, 20, 25), (30, 31, 8, 9))  # rows, columns
@@ -44,7 +45,7 @@ def store_field(folder: Path, coordinates: WCS | None = None, frame: str = "ICRS
 
 
 def catalogue(out: Path) -> Table:
-    return Table.read(out / "catalogues/field.fits", hdu=1)
+    return Table(fits.getdata(out / "catalogues/field.fits", "SOURCES"))
 
 
 @pytest.mark.parametrize("frame", ["ICRS", "galactic", "FK5"])

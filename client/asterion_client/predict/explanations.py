@@ -52,9 +52,10 @@ def write_explanations(
         DiskProblemError: a file cannot be written.
     """
     from asterion_client.predict.cam_pictures import draw_attention
-    from asterion_client.predict.gradcam import ALIKE, explain
+    from asterion_client.predict.gradcam import ALIKE, explain, random_networks
 
     network, plan = predicting_network(released).eval(), released.plan
+    random = random_networks(plan)
     rows: list[list[object]] = []
     flagged = 0
     for result in by_certainty(results)[:most]:
@@ -65,7 +66,7 @@ def write_explanations(
             return ["a file went away before it was explained"]
         patch = fit_to_patch(plan, read.case.image)
         number = plan.data.classes.index(result.call)
-        attention = explain(network, plan, patch, number)
+        attention = explain(network, random, patch, number)
         if attention is None:
             return [f"no explanations: {plan.model.name} has no layer that keeps places apart"]
         case = replace(read.case, image=patch)

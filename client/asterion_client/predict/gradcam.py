@@ -5,13 +5,14 @@ ones shows the image and not what was learnt (Adebayo et al. 2018), so each is c
 of networks with random weights.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -50,12 +51,23 @@ class Attention:
         return self.likeness is None or self.likeness >= ALIKE
 
 
-def explain(network: nn.Module, plan: Plan, inputs: Floats, class_number: int) -> Attention | None:
+def random_networks(plan: Plan) -> list[nn.Module]:
+    """The plan's network with random weights, :data:`RANDOM_NETWORKS` times."""
+    made = []
+    for number in range(RANDOM_NETWORKS):
+        with torch_stream(plan.seed, round_=number, site="", purpose="randomised weights"):
+            made.append(task_module(plan.task).build_model(plan).eval())
+    return made
+
+
+def explain(
+    network: nn.Module, random: Sequence[nn.Module], inputs: Floats, class_number: int
+) -> Attention | None:
     """Grad-CAM of one class for one input.
 
     Args:
         network: gives logits; in evaluation mode, on the CPU.
-        plan: of the network; random networks are built from it.
+        random: the same network with random weights, at least one.
         inputs: ``(C, *S)``, as the network sees it.
         class_number: whose logit is explained.
 
@@ -63,23 +75,16 @@ def explain(network: nn.Module, plan: Plan, inputs: Floats, class_number: int) -
         None where no layer has a map of more than one point: the network has no place to show.
     """
     batch = torch.from_numpy(np.ascontiguousarray(inputs))[None]
-    own = _raw_map(network, batch, class_number)
-    if own is None:
+    maps = [_raw_map(each, batch, class_number) for each in (network, *random)]
+    known = [each for each in maps if each is not None]
+    if not known:
         return None
-    likenesses: list[float] = []
-    first: Tensor | None = None
-    for number in range(RANDOM_NETWORKS):
-        with torch_stream(plan.seed, round_=number, site="", purpose="randomised weights"):
-            random = task_module(plan.task).build_model(plan).eval()
-        other = _raw_map(random, batch, class_number)
-        if other is None:
-            return None
-        first = other if first is None else first
-        likenesses.append(_correlation(own, other))
-    known = [value for value in likenesses if not np.isnan(value)]
-    likeness = float(np.mean(known)) if len(known) == len(likenesses) else None
+    own, *others = known
+    likenesses = [_correlation(own, other) for other in others]
+    likeness = float(np.mean(likenesses))
     shape = tuple(inputs.shape[1:])
-    return Attention(_heat(own, shape), _heat(own if first is None else first, shape), likeness)
+    heats = _heat(own, shape), _heat(others[0], shape)
+    return Attention(*heats, None if np.isnan(likeness) else likeness)
 
 
 def _raw_map(network: nn.Module, batch: Tensor, class_number: int) -> Tensor | None:
@@ -110,7 +115,7 @@ def _correlation(one: Tensor, other: Tensor) -> float:
     first, second = one.flatten().numpy(), other.flatten().numpy()
     if np.ptp(first) == 0 or np.ptp(second) == 0:
         return float("nan")
-    return float(abs(spearmanr(first, second).statistic))
+    return float(abs(np.corrcoef(rankdata(first), rankdata(second))[0, 1]))
 
 
 def _heat(raw: Tensor, shape: tuple[int, ...]) -> Floats:

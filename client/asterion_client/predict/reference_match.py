@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial import cKDTree
+from scipy.spatial import KDTree
 
 from asterion_client.data.raw_image import RawImage
 from asterion_client.predict.fits_maps import Sky
@@ -190,7 +190,7 @@ def nearest_pairs(
     if not len(hit) or not len(found):
         return hit, found
     chord = 2 * math.sin(math.radians(radius_arcsec / 3600) / 2)
-    one, other = cKDTree(_unit_vectors(*ours)), cKDTree(_unit_vectors(*theirs))
+    one, other = KDTree(_unit_vectors(*ours)), KDTree(_unit_vectors(*theirs))
     pairs = one.sparse_distance_matrix(other, chord, output_type="ndarray")
     for pair in np.sort(pairs, order=["v", "i", "j"]):
         if not hit[pair["i"]] and not found[pair["j"]]:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -86,7 +87,8 @@ def _of_class(
     probabilities: npt.NDArray[np.float32],
     image: npt.NDArray[np.float32],
 ) -> tuple[Numbers, Numbers, Numbers, Numbers, Numbers, Numbers]:
-    labels, count = ndimage.label(mask == number, structure=_TOUCHING)
+    grouped: Any = ndimage.label(mask == number, structure=_TOUCHING)
+    labels, count = grouped
     index = np.arange(1, count + 1)
     inside = labels > 0
     own = labels[inside]
