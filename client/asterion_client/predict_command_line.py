@@ -47,6 +47,9 @@ def predict(
             metavar="ARCSEC", help="how near a match is; else 1 arcsec or 2 pixels, the wider"
         ),
     ] = None,
+    smallest: Annotated[
+        int, typer.Option(min=1, metavar="PIXELS", help="FITS images: least pixels of a source")
+    ] = 1,
     device: Annotated[
         str | None, typer.Option(help="cpu or cuda[:N]; else as the site's settings say, or cpu")
     ] = None,
@@ -74,6 +77,7 @@ def predict(
         "explain": explain,
         "reference": reference,
         "radius_arcsec": radius,
+        "smallest_pixels": smallest,
         "device": device,
         "as_json": as_json,
     }

@@ -87,11 +87,30 @@ def test_completeness_and_purity_are_counted_by_quarter(tmp_path: Path) -> None:
     # The fourth lies off the image, the fifth on a bad pixel; both are nobody's fault.
     assert facts["completeness"] == {"count": 2, "of": 3, "share": pytest.approx(2 / 3)}
     assert facts["purity"] == {"count": 2, "of": 4, "share": 0.5}
-    assert facts["radius_arcsec"] == [1.0]
-    assert [q["count"] for q in facts["completeness_by_flux"]] == [0, 1, 1]  # faintest first
-    assert [q["flux_from"] for q in facts["purity_by_flux"]] == [3, 6, 15, 20]
+    assert [i["radius_arcsec"] for i in facts["images"]] == [1.0]
+    assert facts["images"][0]["purity"] == facts["purity"]
+    counts = [(q["count"], q["of"]) for q in facts["completeness_by_flux"]]
+    assert counts == [(0, 1), (1, 1), (1, 1), (0, 0)]  # faintest first
+    assert [q["flux_from"] for q in facts["images"][0]["purity_by_flux"]] == [3, 6, 15, 20]
+    large = predict(model, tmp_path / "in", tmp_path / "large", smallest_pixels=6, **reference)
+    assert large.facts["sources"] == 2
+    assert large.facts["reference"]["purity"] == {"count": 2, "of": 2, "share": 1.0}
     near = predict(model, tmp_path / "in", tmp_path / "near", radius_arcsec=0.2, **reference)
     assert near.facts["reference"]["completeness"]["count"] == 1
+
+
+def test_quarters_are_those_of_each_image(tmp_path: Path) -> None:
+    folder = store_field(tmp_path / "in")
+    with fits.open(folder / "field.fits") as bright:
+        fits.PrimaryHDU(bright[0].data * 1000, bright[0].header).writeto(folder / "other.fits")
+    (tmp_path / "known.csv").write_text("ra,dec\n0,0\n")
+    model = released(tmp_path / "r", plan_of("segmentation", PLANE), Bright())
+    found = predict(model, folder, tmp_path / "out", reference=tmp_path / "known.csv")
+    # Of both images one source each, and not the faint image in the first two quarters.
+    assert [q["of"] for q in found.facts["reference"]["purity_by_flux"]] == [2, 2, 2, 2]
+    ends = [i["purity_by_flux"][0]["flux_from"] for i in found.facts["reference"]["images"]]
+    assert ends == [3, 3000]
+    assert found.facts["reference"]["completeness_by_flux"] == []
 
 
 def test_the_radius_is_two_pixels_where_they_are_wider(tmp_path: Path) -> None:
@@ -101,7 +120,7 @@ def test_the_radius_is_two_pixels_where_they_are_wider(tmp_path: Path) -> None:
     (tmp_path / "known.csv").write_text("ra,dec\n150,60\n")
     folder = store_field(tmp_path / "in", wide)
     found = predict(model, folder, tmp_path / "out", reference=tmp_path / "known.csv")
-    assert found.facts["reference"]["radius_arcsec"] == pytest.approx([10.0])
+    assert found.facts["reference"]["images"][0]["radius_arcsec"] == pytest.approx(10.0)
 
 
 def test_each_has_one_partner_the_nearest_pair_first() -> None:

@@ -53,6 +53,7 @@ class Asked(Settings):
     explain: Annotated[int, Field(ge=0, le=10_000)] = 0
     reference: Path | None = None
     radius_arcsec: Positive | None = None
+    smallest_pixels: Annotated[int, Field(ge=1, le=1_000_000)] = 1
     device: str | None = None
     as_json: bool = False
 
@@ -100,6 +101,7 @@ def carry_out(asked: Asked, network: str) -> int:
         explain=asked.explain,
         reference=asked.reference,
         radius_arcsec=asked.radius_arcsec,
+        smallest_pixels=asked.smallest_pixels,
         device=asked.device or (site.compute.device if site is not None else "cpu"),
     )
     predicted = predict_members(task, _progress(len(members)))
@@ -204,8 +206,8 @@ def closing_words(
 def _reference_words(reference: dict[str, Any] | None) -> list[str]:
     if reference is None:
         return []
-    radii = reference["radius_arcsec"]
-    radius = " to ".join(f"{r:g}" for r in (radii if len(radii) < 2 else (radii[0], radii[-1])))
+    radii = sorted({image["radius_arcsec"] for image in reference["images"]})
+    radius = " to ".join(f"{r:g}" for r in (radii[:1] if len(radii) < 2 else (radii[0], radii[-1])))
     words = []
     for name in ("completeness", "purity"):
         share = reference[name]

@@ -2,7 +2,9 @@
 
 import io
 
+import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
@@ -10,12 +12,10 @@ from asterion_client.predict.gradcam import ALIKE, RANDOM_NETWORKS, Attention
 from asterion_client.predict.results import CaseResult
 from asterion_shared.cases import Case
 from asterion_shared.plan import Plan
-from asterion_shared.reports.drawing import INK, PAPER, SOFT, fullest_slice, view
+from asterion_shared.reports.drawing import INK, PAPER, PREDICTION, SOFT, fullest_slice, view
 
-OVERLAY = 0.45
+OVERLAY = 0.7
 """Opacity of the map on the image where it is 1."""
-
-WARNING = "#f5a623"
 
 
 def draw_attention(plan: Plan, case: Case, attention: Attention, result: CaseResult) -> bytes:
@@ -42,7 +42,7 @@ def draw_attention(plan: Plan, case: Case, attention: Attention, result: CaseRes
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06),
     )
     FigureCanvasAgg(figure)
-    titles = ("image", f"speaks for {result.call}", "same, random weights")
+    titles = ("image", f"speaks for {result.call}", "the same with random weights")
     origin = "lower" if seen.upwards else "upper"
     heats = (None, attention.heat, attention.random_heat)
     for axis, title, heat in zip(figure.subplots(1, 3), titles, heats, strict=True):
@@ -50,14 +50,16 @@ def draw_attention(plan: Plan, case: Case, attention: Attention, result: CaseRes
                     aspect=seen.aspect, interpolation="nearest")  # fmt: skip
         if heat is not None:
             laid = seen.turn(heat[cut] if cut else heat)
-            axis.imshow(laid, cmap="inferno", vmin=0, vmax=1, alpha=OVERLAY * laid, origin=origin,
-                        aspect=seen.aspect, interpolation="bilinear")  # fmt: skip
+            # One colour, the more of it the hotter: a map of colours would hide the image's own.
+            colour = np.broadcast_to(np.float32(to_rgb(PREDICTION)), (*laid.shape, 3))
+            axis.imshow(np.dstack([colour, OVERLAY * laid]), origin=origin, aspect=seen.aspect,
+                        interpolation="bilinear")  # fmt: skip
         axis.set_title(title, color=INK, fontsize=10)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_color("#4a5560")
     figure.supxlabel(
         f"{result.why}{'; ' + words if words else ''}\n{check_words(attention)}",
-        color=WARNING if attention.flagged else SOFT,
+        color=PREDICTION if attention.flagged else SOFT,
         fontsize=9,
     )
     buffer = io.BytesIO()

@@ -50,6 +50,7 @@ class Task:
         explain: pictures of where the classifier looked.
         reference: a catalogue of the sky to compare with.
         radius_arcsec: how near a match is; None: 1 arcsec or 2 pixels, whichever is wider.
+        smallest_pixels: sources of the sky with fewer are in no catalogue.
         device: ``cpu`` or ``cuda[:N]``.
     """
 
@@ -63,6 +64,7 @@ class Task:
     explain: int = 0
     reference: Path | None = None
     radius_arcsec: float | None = None
+    smallest_pixels: int = 1
     device: str = "cpu"
 
 
@@ -101,7 +103,7 @@ def predict_members(task: Task, on_case: Callable[[int], None]) -> Predicted:
     if task.settings.format == "fits" and plan.task == "segmentation" and plan.data.dimensions == 2:
         from asterion_client.predict.sky_desk import sky_desk
 
-        sky = sky_desk(task.reference, task.radius_arcsec)
+        sky = sky_desk(task.reference, task.radius_arcsec, task.smallest_pixels)
     elif task.reference is not None:
         msg = "--reference is for the segmentation of FITS images; leave it out"
         raise UserInputError(msg)
@@ -152,6 +154,7 @@ def predict_members(task: Task, on_case: Callable[[int], None]) -> Predicted:
     }
     if sky is not None:
         facts["sources"] = sky.num_sources
+        facts["smallest_pixels"] = task.smallest_pixels
         facts["images_without_coordinates"] = sky.num_without
         facts["reference"] = sky.comparison()
     return Predicted(results=tuple(results), skipped=tuple(skipped), facts=facts)

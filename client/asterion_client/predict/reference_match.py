@@ -2,9 +2,10 @@
 
 import csv
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -203,44 +204,71 @@ def _unit_vectors(ra: Numbers, dec: Numbers) -> Numbers:
     return np.stack([np.cos(up) * np.cos(along), np.cos(up) * np.sin(along), np.sin(up)], axis=1)
 
 
-def summarise_matches(matches: list[Matched], num_without: int) -> dict[str, object]:
-    """Completeness and purity of all images together, also by quarter of flux, faintest first.
+def summarise_matches(matches: Mapping[str, Matched], num_without: int) -> dict[str, Any]:
+    """Completeness and purity of each image and of all, also by quarter of flux, faintest first.
 
     Completeness: the share of the reference's sources that were found. Purity: the share of ours
-    that the reference has. None where nothing can be divided.
+    that the reference has. None where nothing can be divided. The quarters are those of each
+    image, since the images of two instruments have fluxes in two units; sources of unknown flux
+    are in none.
 
     Args:
-        matches: of each image.
+        matches: by image.
         num_without: images without world coordinates, which are left out.
     """
-    found = np.concatenate([m.found for m in matches] or [np.zeros(0, np.bool_)])
-    hit = np.concatenate([m.hit for m in matches] or [np.zeros(0, np.bool_)])
-    theirs = np.concatenate([m.reference_flux for m in matches] or [np.zeros(0)])
-    ours = np.concatenate([m.flux for m in matches] or [np.zeros(0)])
+    rows = [{"file": name} | _of_image(matched) for name, matched in matches.items()]
     return {
-        "radius_arcsec": sorted({round(m.radius_arcsec, 6) for m in matches}),
-        "images": len(matches),
         "images_without_coordinates": num_without,
-        "completeness": _share(found),
-        "purity": _share(hit),
-        "completeness_by_flux": _by_quarter(theirs, found),
-        "purity_by_flux": _by_quarter(ours, hit),
+        "completeness": _added([row["completeness"] for row in rows]),
+        "purity": _added([row["purity"] for row in rows]),
+        "completeness_by_flux": _added_quarters([row["completeness_by_flux"] for row in rows]),
+        "purity_by_flux": _added_quarters([row["purity_by_flux"] for row in rows]),
+        "images": rows,
     }
 
 
-def _share(flags: npt.NDArray[np.bool_]) -> dict[str, float | int | None]:
-    count, of = int(flags.sum()), len(flags)
+def _of_image(matched: Matched) -> dict[str, Any]:
+    return {
+        "radius_arcsec": round(matched.radius_arcsec, 6),
+        "completeness": _share(matched.found),
+        "purity": _share(matched.hit),
+        "completeness_by_flux": _by_quarter(matched.reference_flux, matched.found),
+        "purity_by_flux": _by_quarter(matched.flux, matched.hit),
+    }
+
+
+def _share(flags: npt.NDArray[np.bool_]) -> dict[str, Any]:
+    return _counted(int(flags.sum()), len(flags))
+
+
+def _counted(count: int, of: int) -> dict[str, Any]:
     return {"count": count, "of": of, "share": count / of if of else None}
 
 
-def _by_quarter(flux: Numbers, flags: npt.NDArray[np.bool_]) -> list[dict[str, object]]:
-    """By rank, so that the quarters are of one size; sources of unknown flux are left out."""
+def _added(shares: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return _counted(sum(s["count"] for s in shares), sum(s["of"] for s in shares))
+
+
+def _by_quarter(flux: Numbers, flags: npt.NDArray[np.bool_]) -> list[dict[str, Any]]:
+    """By rank, so that the quarters are of one size; four, or none without a known flux."""
     known = np.flatnonzero(np.isfinite(flux))
     ranked = known[np.argsort(flux[known], kind="stable")]
     if not len(ranked):
         return []
     return [
-        {"flux_from": float(flux[part[0]]), "flux_to": float(flux[part[-1]]), **_share(flags[part])}
-        for part in np.array_split(ranked, QUARTERS)
-        if len(part)
+        {"quarter": number} | _range(flux[part]) | _share(flags[part])
+        for number, part in enumerate(np.array_split(ranked, QUARTERS), start=1)
+    ]
+
+
+def _range(flux: Numbers) -> dict[str, Any]:
+    ends = (float(flux[0]), float(flux[-1])) if len(flux) else (None, None)
+    return dict(zip(("flux_from", "flux_to"), ends, strict=True))
+
+
+def _added_quarters(images: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    known = [quarters for quarters in images if quarters]
+    return [
+        {"quarter": number} | _added(parts)
+        for number, parts in enumerate(zip(*known, strict=True), start=1)
     ]

@@ -50,6 +50,7 @@ def find_sources(
     probabilities: npt.NDArray[np.float32],
     image: npt.NDArray[np.float32],
     sky: Sky,
+    smallest_pixels: int = 1,
 ) -> Sources:
     """Group the pixels of each class that touch, at corners too, into sources.
 
@@ -58,6 +59,7 @@ def find_sources(
         probabilities: ``(K, rows, columns)``.
         image: as stored, ``(C, rows, columns)``, NaN at bad pixels.
         sky: its world coordinates.
+        smallest_pixels: sources of fewer pixels are left out.
 
     Returns:
         Sorted by class, then by row; empty when nothing is found.
@@ -66,7 +68,8 @@ def find_sources(
         _of_class(number, mask, probabilities, image) for number in range(1, len(probabilities))
     ]
     joined = [np.concatenate(columns) for columns in zip(*parts, strict=True)]
-    numbers, x, y, num_pixels, flux, probability = joined
+    kept = joined[3] >= smallest_pixels
+    numbers, x, y, num_pixels, flux, probability = (column[kept] for column in joined)
     ra, dec = positions(sky, x, y)
     return Sources(
         class_number=numbers.astype(np.int64),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,15 +28,17 @@ class SkyDesk:
     Attributes:
         reference: a catalogue to compare with; None without.
         radius_arcsec: how near a match is; None: as the pixel size suggests.
+        smallest_pixels: sources of fewer pixels are in no catalogue.
         num_sources: of all images.
-        matches: of each image with world coordinates.
+        matches: by image, of those with world coordinates.
         num_without: images without.
     """
 
     reference: Reference | None = None
     radius_arcsec: float | None = None
+    smallest_pixels: int = 1
     num_sources: int = 0
-    matches: list[Matched] = field(default_factory=list)
+    matches: dict[str, Matched] = field(default_factory=dict)
     num_without: int = 0
 
     def write(
@@ -52,27 +55,31 @@ class SkyDesk:
             DiskProblemError: it cannot be written.
         """
         sky = sky_of(member.record.path, desk.settings)
-        sources = find_sources(mask, probabilities, raw.image, sky)
+        sources = find_sources(mask, probabilities, raw.image, sky, self.smallest_pixels)
         name = f"catalogues/{member.stem}.fits"
         write_catalogue(desk.out / name, sources, desk.plan.data.classes, desk.plan.data.channels)
         self.num_sources += len(sources)
         self.num_without += sky.world is None
         if self.reference is not None:
             matched = match_image(sources, self.reference, raw, sky, self.radius_arcsec)
-            self.matches += [matched] if matched is not None else []
+            if matched is not None:
+                self.matches[member.id] = matched
         return name
 
-    def comparison(self) -> dict[str, object] | None:
+    def comparison(self) -> dict[str, Any] | None:
         """Completeness and purity of all images; None without a reference."""
         if self.reference is None:
             return None
         return summarise_matches(self.matches, self.num_without)
 
 
-def sky_desk(reference: Path | None, radius_arcsec: float | None) -> SkyDesk:
+def sky_desk(
+    reference: Path | None, radius_arcsec: float | None, smallest_pixels: int = 1
+) -> SkyDesk:
     """A desk with a reference, read, or without.
 
     Raises:
         FileProblemError: the reference is no catalogue.
     """
-    return SkyDesk(None if reference is None else read_reference(reference), radius_arcsec)
+    known = None if reference is None else read_reference(reference)
+    return SkyDesk(known, radius_arcsec, smallest_pixels)
