@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,15 +42,18 @@ def test_temperature_and_threshold_are_applied(tmp_path: Path) -> None:
     rows = rows_of(tmp_path / "out/predictions.csv")
     sick = 1 / (1 + np.exp(-LOGITS / 2.0))
     assert [float(r["p_sick"]) for r in rows] == pytest.approx(sick, rel=1e-5)
-    # 0.45 and 0.52 reach 0.4; 0.27 does not.
+    # Without the temperature 0.40131 reaches 0.4, and 0.11920 does not; with it 0.45 and 0.27.
     assert [r["call"] for r in rows] == ["well", "sick", "sick", "sick"]
+    again = released(tmp_path / "r", plan, Mean(), 2.0, {"sick": 0.402})
+    later = predict(again, tmp_path / "in", tmp_path / "later")
+    assert [r.call for r in later.results] == ["well", "well", "sick", "sick"]
     assert [r["file"] for r in rows] == [f"set.npz#{i}" for i in range(4)]
     binary = -(sick * np.log2(sick) + (1 - sick) * np.log2(1 - sick))
     assert [r.uncertainty for r in found.results] == pytest.approx(binary)
     review = rows_of(tmp_path / "out/review.csv")
     assert [r["file"] for r in review] == [f"set.npz#{i}" for i in (2, 1, 0, 3)]
     assert {r["measured_by"] for r in review} == {"single"}
-    assert "called from 0.4" in review[0]["why"]
+    assert "sick is called from 0.4 on, before the temperature" in review[0]["why"]
     assert "no dropout" in found.facts["uncertainty"]["how"]
 
 
@@ -65,8 +69,22 @@ def test_a_class_is_called_from_its_threshold_on(
     assert call_classes(points, ("a", "b", "c"), thresholds).tolist() == called
 
 
+def test_points_are_told_and_youden_calls(tmp_path: Path) -> None:
+    points = {"youden": 0.6, "false_alarm_rate": 0.94}
+    model = released(tmp_path / "r", plan_of("classification", SICK), Mean(), 1, points)
+    found = predict(model, store_images(tmp_path / "in"), tmp_path / "out")
+    rows = rows_of(tmp_path / "out/predictions.csv")
+    assert [r["call"] for r in rows] == ["well", "well", "well", "sick"]  # 0.55 is below 0.6
+    assert [r["at_or_above_false_alarm_rate"] for r in rows] == ["no", "no", "no", "yes"]
+    assert found.facts["called_by"] == "the threshold youden"
+    named = replace(model, thresholds=points | {"sick": 0.5})
+    again = predict(named, tmp_path / "in", tmp_path / "again")
+    assert [r.call for r in again.results] == ["well", "well", "sick", "sick"]
+
+
 def test_a_threshold_of_no_class_is_refused(tmp_path: Path) -> None:
-    model = released(tmp_path / "r", plan_of("classification", SICK), Mean(), 1, {"ill": 0.4})
+    three = SICK | {"classes": ["well", "sick", "worse"]}
+    model = released(tmp_path / "r", plan_of("classification", three), Mean(), 1, {"ill": 0.4})
     with pytest.raises(PlanMismatchError, match="'ill'"):
         predict(model, store_images(tmp_path / "in"), tmp_path / "out")
 

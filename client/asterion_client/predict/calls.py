@@ -1,6 +1,7 @@
 """From a released network to probabilities and calls: its temperature and its thresholds."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -29,21 +30,59 @@ class Tempered(nn.Module):
         return logits
 
 
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """How a class is called.
+
+    Attributes:
+        by_class: scores from which on classes are called, by class; may be empty.
+        points: other scores of the second class that the release names, such as the one that keeps
+            a false-alarm rate; each case is told on which side it lies.
+        words: how, in words.
+    """
+
+    by_class: Mapping[str, float]
+    points: Mapping[str, float]
+    words: str
+
+
+PREFERRED = "youden"
+"""The point that calls, where a release has points and no threshold of a class."""
+
+
+def decision_rule(released: ReleasedModel) -> Rule:
+    """The thresholds of a release, told apart.
+
+    One that has a class's name is that class's. Any other is a point of the second of two classes.
+
+    Raises:
+        PlanMismatchError: a threshold is neither.
+    """
+    plan, thresholds = released.plan, released.thresholds
+    classes = plan.data.classes
+    by_class = {name: value for name, value in thresholds.items() if name in classes}
+    points = {name: value for name, value in thresholds.items() if name not in classes}
+    if points and (plan.task == "segmentation" or len(classes) > 2):
+        msg = (
+            f"the release has a threshold for {min(points)!r}, which is none of {classes}; "
+            "build it again"
+        )
+        raise PlanMismatchError(msg)
+    if by_class:
+        return Rule(by_class, points, "thresholds by class")
+    if PREFERRED in points:
+        return Rule({classes[1]: points[PREFERRED]}, points, f"the threshold {PREFERRED}")
+    if plan.task == "anomaly":
+        return Rule({}, points, "none is called, without a threshold")
+    return Rule({}, points, "the most probable class")
+
+
 def predicting_network(released: ReleasedModel) -> nn.Module:
     """The release's network with its temperature; that of an anomaly has no logits and none.
 
     Raises:
-        PlanMismatchError: a threshold is for no class of the plan, or a temperature other than 1
-            for an anomaly.
+        PlanMismatchError: a temperature other than 1 for an anomaly.
     """
-    classes = released.plan.data.classes
-    strange = sorted(set(released.thresholds) - set(classes))
-    if strange:
-        msg = (
-            f"the release has a threshold for {strange[0]!r}, which is none of {classes}; "
-            "build it again"
-        )
-        raise PlanMismatchError(msg)
     if released.plan.task != "anomaly":
         return Tempered(released.network, released.temperature)
     if released.temperature != 1:
@@ -53,6 +92,21 @@ def predicting_network(released: ReleasedModel) -> nn.Module:
         )
         raise PlanMismatchError(msg)
     return released.network
+
+
+def as_fitted(
+    probabilities: npt.NDArray[np.float32], temperature: float
+) -> npt.NDArray[np.floating]:
+    """Probabilities ``(K, ...)`` without the temperature: thresholds were fitted on these.
+
+    Exact where a network gave them at once; where windows were blended, up to the blend.
+    """
+    if temperature == 1:
+        return probabilities
+    smallest = np.finfo(np.float32).tiny
+    logits = temperature * np.log(np.maximum(probabilities.astype(np.float64), smallest))
+    shares = np.exp(logits - logits.max(axis=0))
+    return np.asarray(shares / shares.sum(axis=0))
 
 
 def call_classes(
@@ -67,7 +121,7 @@ def call_classes(
     where all have one.
 
     Args:
-        probabilities: shape ``(K, ...)``.
+        probabilities: shape ``(K, ...)``, as the thresholds were fitted.
         classes: K names.
         thresholds: of some classes by name, 0 to 1.
 

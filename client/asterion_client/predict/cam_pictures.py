@@ -42,7 +42,8 @@ def draw_attention(plan: Plan, case: Case, attention: Attention, result: CaseRes
         layout=ConstrainedLayoutEngine(w_pad=0.06, h_pad=0.06),
     )
     FigureCanvasAgg(figure)
-    titles = ("image", f"speaks for {result.call}", "the same with random weights")
+    speaks = "speaks" if attention.heat.any() else "nothing speaks"
+    titles = ("image", f"{speaks} for {result.call}", "the same with random weights")
     origin = "lower" if seen.upwards else "upper"
     heats = (None, attention.heat, attention.random_heat)
     for axis, title, heat in zip(figure.subplots(1, 3), titles, heats, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from asterion_client.data.raw_image import UnreadableFileError
-from asterion_client.predict.calls import predicting_network
+from asterion_client.predict.calls import decision_rule, predicting_network
 from asterion_client.predict.dicom_masks import Author
 from asterion_client.predict.explanations import refuse_unexplained, write_explanations
 from asterion_client.predict.fhir import write_observations
@@ -115,6 +115,7 @@ def predict_members(task: Task, on_case: Callable[[int], None]) -> Predicted:
     network = predicting_network(released).to(task.device)
     judge = Judge(
         released=released,
+        rule=decision_rule(released),
         predict=model_predictor(network, plan, task.device),
         opinions=opinions,
         desk=desk,
@@ -150,6 +151,7 @@ def predict_members(task: Task, on_case: Callable[[int], None]) -> Predicted:
         write_observations(task.out / "observations.json", results, released, sha256, now)
     facts: dict[str, Any] = {
         "uncertainty": {"method": opinions.method, "count": opinions.count, "how": opinions.words},
+        "called_by": judge.rule.words,
         "notes": notes,
     }
     if sky is not None:

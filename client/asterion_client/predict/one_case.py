@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from asterion_client.predict.calls import call_classes
+from asterion_client.predict.calls import Rule, as_fitted, call_classes
 from asterion_client.predict.inputs import Input, Member
 from asterion_client.predict.outputs import Desk, parts_of, write_error_map, write_masks
 from asterion_client.predict.results import CaseResult
@@ -33,6 +33,7 @@ class Judge:
 
     Attributes:
         released: the model.
+        rule: how a class is called.
         predict: its predictions, with its temperature.
         opinions: further ones.
         desk: where results go.
@@ -40,6 +41,7 @@ class Judge:
     """
 
     released: ReleasedModel
+    rule: Rule
     predict: Predict
     opinions: Opinions
     desk: Desk
@@ -65,7 +67,8 @@ def judge_case(judge: Judge, member: Member, read: Input) -> CaseResult:
 
 def _segmentation(judge: Judge, member: Member, read: Input, alone: Floats) -> CaseResult:
     plan = judge.released.plan
-    mask = call_classes(alone, plan.data.classes, judge.released.thresholds)
+    fitted = as_fitted(alone, judge.released.temperature)
+    mask = call_classes(fitted, plan.data.classes, judge.rule.by_class)
     spread = spread_of(judge.opinions.ask(read.case, member.id, alone))
     if read.raw is not None:
         # What the file marks as bad was filled in for the network, and is no part of a result.
@@ -92,19 +95,21 @@ def _segmentation(judge: Judge, member: Member, read: Input, alone: Floats) -> C
 
 
 def _classification(judge: Judge, member: Member, read: Input, alone: Floats) -> CaseResult:
-    names, thresholds = judge.released.plan.data.classes, judge.released.thresholds
-    number = int(call_classes(alone, names, thresholds))
+    names, limits = judge.released.plan.data.classes, judge.rule.by_class
+    fitted = as_fitted(alone, judge.released.temperature)
+    number = int(call_classes(fitted, names, limits))
     spread = spread_of(judge.opinions.ask(read.case, member.id, alone))
     order = [int(k) for k in np.argsort(-alone, kind="stable") if k != number]
     why = f"{names[number]} {alone[number]:.3f}, then {names[order[0]]} {alone[order[0]]:.3f}"
-    if names[number] in thresholds:
-        why += f"; called from {thresholds[names[number]]:.3g} on"
-    elif names[order[0]] in thresholds:
-        why += f", which is called from {thresholds[names[order[0]]]:.3g} on"
+    near = next((k for k in (number, order[0]) if names[k] in limits), None)
+    if near is not None:
+        before = "" if judge.released.temperature == 1 else ", before the temperature"
+        why += f"; {names[near]} is called from {limits[names[near]]:.3g} on{before}"
     return CaseResult(
         id=member.id,
         call=names[number],
         probabilities=tuple(float(p) for p in alone),
+        points=_sides(judge, float(fitted[1])),
         uncertainty=float(spread.entropy),
         disagreement=_known(judge, float(spread.disagreement)),
         why=why,
@@ -115,7 +120,7 @@ def _anomaly(judge: Judge, member: Member, read: Input, alone: Floats) -> CaseRe
     plan = judge.released.plan
     normal, anomalous = plan.data.classes
     score = float(alone.mean(dtype=np.float64))
-    limit = judge.released.thresholds.get(anomalous)
+    limit = judge.rule.by_class.get(anomalous)
     uncertainty = None
     why = f"score {score:.4g}"
     if limit is not None:
@@ -130,10 +135,15 @@ def _anomaly(judge: Judge, member: Member, read: Input, alone: Floats) -> CaseRe
         id=member.id,
         call="" if limit is None else anomalous if score >= limit else normal,
         score=score,
+        points=_sides(judge, score),
         uncertainty=uncertainty,
         why=why,
         files=(write_error_map(judge.desk, member, read, alone),),
     )
+
+
+def _sides(judge: Judge, score: float) -> tuple[tuple[str, bool], ...]:
+    return tuple((name, score >= limit) for name, limit in sorted(judge.rule.points.items()))
 
 
 def _known(judge: Judge, disagreement: float) -> float | None:

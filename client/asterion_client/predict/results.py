@@ -38,6 +38,7 @@ class CaseResult:
         call: the class; empty for segmentation, and for an anomaly without a threshold.
         probabilities: by class, for classification; else empty.
         score: of an anomaly, else None.
+        points: by name of a release's further threshold, whether the case lies at or above it.
         parts: of a segmentation, by class but the first; else empty.
         uncertainty: 0 (certain) to 1; of an anomaly the relative spread of the score between
             releases. None where nothing says it.
@@ -50,6 +51,7 @@ class CaseResult:
     call: str = ""
     probabilities: tuple[float, ...] = ()
     score: float | None = None
+    points: tuple[tuple[str, bool], ...] = ()
     parts: tuple[Part, ...] = ()
     uncertainty: float | None = None
     disagreement: float | None = None
@@ -88,13 +90,15 @@ def write_predictions(path: Path, results: Sequence[CaseResult], classes: Sequen
     Raises:
         DiskProblemError: it cannot be written.
     """
+    points = [f"at_or_above_{name}" for name, _ in results[0].points] if results else []
     if results and results[0].score is not None:
-        head = ["file", "call", "score", "uncertainty"]
-        rows = [[r.id, r.call, _text(r.score), _text(r.uncertainty)] for r in results]
+        head = ["file", "call", "score", *points, "uncertainty"]
+        rows = [[r.id, r.call, _text(r.score), *_sides(r), _text(r.uncertainty)] for r in results]
     else:
-        head = ["file", "call", *(f"p_{name}" for name in classes), "uncertainty", "disagreement"]
+        shares = [f"p_{name}" for name in classes]
+        head = ["file", "call", *shares, *points, "uncertainty", "disagreement"]
         rows = [
-            [r.id, r.call, *map(_text, r.probabilities), _text(r.uncertainty),
+            [r.id, r.call, *map(_text, r.probabilities), *_sides(r), _text(r.uncertainty),
              _text(r.disagreement)]
             for r in results
         ]  # fmt: skip
@@ -127,6 +131,10 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[object]])
     writer.writerow(head)
     writer.writerows(rows)
     write_atomically(path, text.getvalue().encode())
+
+
+def _sides(result: CaseResult) -> list[str]:
+    return ["yes" if above else "no" for _, above in result.points]
 
 
 def _text(value: float | None) -> str:

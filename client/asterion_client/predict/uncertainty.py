@@ -113,7 +113,9 @@ def choose_opinions(
         words = f"{samples} samples with dropout"
         return Opinions("dropout", samples, _dropout(network, plan, samples, device), words)
     words = "one model, whose own entropy it is: no dropout in the network, and no other release"
-    if dropout_layers(network):
+    if plan.task == "anomaly":
+        words = "nothing, for a score has no entropy and there is no other release; by the score"
+    elif dropout_layers(network):
         words = "one model, whose own entropy it is: no samples were asked for"
     return Opinions("single", 1, lambda _case, _id, alone: [alone], words)
 
