@@ -6,7 +6,8 @@ from pathlib import Path
 
 from asterion_client.local_round import make_workspace
 from asterion_server.rounds import run_rounds
-from asterion_shared.events import Listener
+from asterion_shared.events import Event, Listener, RunStarted
+from asterion_shared.files import write_atomically
 from asterion_shared.messages import Cohort
 from asterion_shared.parameters import from_bytes, layout_of, write_vector
 from asterion_shared.plan import Plan
@@ -39,7 +40,7 @@ def simulate(
     report: bool = True,
     audit: bool = False,
 ) -> Result:
-    """Run a plan, or the rest of it, and write ``result.json`` and ``report.html``.
+    """Run a plan, or the rest of it; write ``plan.json``, ``result.json`` and ``report.html``.
 
     Args:
         plan: what to do.
@@ -81,6 +82,12 @@ def simulate(
             ),
         )
 
+    def tell(event: Event) -> None:
+        # Only now it is known that what the folder holds is of this plan.
+        if isinstance(event, RunStarted):
+            write_atomically(out / "plan.json", plan.canonical().encode())
+        emit(event)
+
     with closing(engine):
         result = run_rounds(
             plan,
@@ -89,7 +96,7 @@ def simulate(
             run=plan.name,
             expected_sites=cohort.sites(),
             carrier="simulation",
-            emit=emit,
+            emit=tell,
             plan_folder=plan_folder,
             participants=None if schedule is None else schedule.participants,
             simulation=facts,

@@ -35,8 +35,8 @@ class Series:
     Attributes:
         name: what the legend and the tooltips call it.
         points: x rising, y None where there is no value: the curve has a gap there.
-        style: ``pooled``, ``faint``, ``spread`` or ``site0`` to ``site5``, classes of the page's
-            style sheet.
+        style: ``pooled``, ``faint``, ``spread`` or ``site0`` to ``site5``, also with `` dashed``
+            after it; classes of the page's style sheet.
         lower: the lower edge at the same x, for an area instead of a curve; else empty.
     """
 
@@ -50,7 +50,7 @@ class Series:
         """Path of its marker around (0, 0); empty when it has none."""
         if self.style in ("faint", "spread"):
             return ""
-        return _MARKERS[int(self.style[4:]) if self.style.startswith("site") else 0]
+        return _MARKERS[int(self.style[4]) if self.style.startswith("site") else 0]
 
 
 def site_series(values: Iterable[tuple[str, Points]]) -> list[Series]:
