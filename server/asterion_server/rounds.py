@@ -45,13 +45,7 @@ from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import rounds_allowed
 from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.privacy.secure_sum import Verify
-from asterion_shared.result import (
-    Result,
-    RoundResult,
-    SiteOutcome,
-    Status,
-    write_result,
-)
+from asterion_shared.result import Result, RoundResult, SiteOutcome, Status, write_result
 
 Participants = Callable[[int], Sequence[str] | None]
 

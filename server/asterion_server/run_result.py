@@ -16,10 +16,10 @@ from asterion_shared.result import (
     FinalModel,
     Result,
     RoundResult,
-    Simulation,
     SiteSummary,
     Status,
 )
+from asterion_shared.simulation_facts import Simulation
 
 Simulated = Callable[[Mapping[int, Sequence[str]]], Simulation]
 """What a simulation adds to the result, from the sites asked in each round."""

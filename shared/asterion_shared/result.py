@@ -19,6 +19,7 @@ from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.privacy.account import NOTHING_CLAIMED, PrivacyAccount
 from asterion_shared.privacy.audited import PrivacyAudit
 from asterion_shared.settings_files import Rule, Settings, read_versioned_json, rule, validate
+from asterion_shared.simulation_facts import Simulation
 
 SCHEMA_VERSION: Literal[1] = 1
 Status = Literal["finished", "stopped", "quorum_lost", "failed"]
@@ -204,28 +205,6 @@ class SiteSummary(Settings):
 
     manifest_sha256: Sha256 | Literal[""] = ""
     """Hash of the frozen list of records; empty when the site never said."""
-
-
-class InjectedFault(Settings):
-    """What a simulation's scenario did to a site."""
-
-    round: Count
-    site: Name
-    fault: str
-    """Its kind, such as ``drop`` or ``scaled``."""
-
-
-class Simulation(Settings):
-    """What a simulated run says beyond a live one."""
-
-    engine: dict[str, str | int] = Field(default_factory=dict)
-    """How the numbers were formed: engine, chunk, workers, threads, dtype, device."""
-
-    scenario_sha256: Sha256 | Literal[""] = ""
-    """Hash of the scenario; empty without one."""
-
-    faults: tuple[InjectedFault, ...] = ()
-    """Every fault that the scenario injected, by round and site."""
 
 
 class FinalModel(Settings):

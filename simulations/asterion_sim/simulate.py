@@ -13,7 +13,8 @@ from asterion_shared.parameters import from_bytes, layout_of, write_vector
 from asterion_shared.plan import Plan
 from asterion_shared.reports.pictures import Picture, draw_examples
 from asterion_shared.reports.run_report import write_report
-from asterion_shared.result import InjectedFault, Result, Simulation
+from asterion_shared.result import Result
+from asterion_shared.simulation_facts import InjectedFault, Simulation
 from asterion_shared.tasks import initial_model
 from asterion_shared.tasks.prediction import model_predictor
 from asterion_sim.engines.choice import EngineWish

@@ -22,15 +22,8 @@ from asterion_shared.reports.run_charts import MOST_LINES
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.reports.run_tables import MOST_SITE_ROWS, clip_words
 from asterion_shared.reports.terminal import MOST_ROWS, final_table, round_line
-from asterion_shared.result import (
-    InjectedFault,
-    Result,
-    RoundResult,
-    Simulation,
-    SiteOutcome,
-    SiteSummary,
-    headline,
-)
+from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary, headline
+from asterion_shared.simulation_facts import InjectedFault, Simulation
 
 Make = Callable[..., Result]
 ENGINE: dict[str, str | int] = {

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from asterion_shared.reports.many_sites import name_few, round_span
-from asterion_shared.result import InjectedFault, Result
+from asterion_shared.result import Result
+from asterion_shared.simulation_facts import InjectedFault
 
 _KERNELS = {
     "sequential": "The sites trained one after another, each with the very step that a hospital "
