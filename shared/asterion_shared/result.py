@@ -322,6 +322,13 @@ class Result(Settings):
         return self.privacy_audit is not None and self.privacy_audit.broken
 
     @property
+    def num_finished(self) -> int:
+        """Rounds of training that were finished; one that lost its quorum was not."""
+        lost = self.status == "quorum_lost"
+        done = self.rounds[:-1] if lost else self.rounds
+        return sum(1 for r in done if r.round > 0 and r.answered)
+
+    @property
     def final_sites(self) -> dict[str, Metrics]:
         """Metrics of the last measured model by site; empty when none was measured."""
         return next((dict(r.sites) for r in reversed(self.rounds) if r.sites), {})
@@ -332,9 +339,8 @@ def headline(result: Result) -> str:
 
     For example ``5 of 5 rounds finished; site north missing in rounds 3-5 (unreachable)``.
     """
-    counted = [r for r in result.rounds if r.round > 0 and r.answered]
     lost = result.rounds[-1] if result.status == "quorum_lost" and result.rounds else None
-    planned = f"{sum(r is not lost for r in counted)} of {result.rounds_planned} rounds"
+    planned = f"{result.num_finished} of {result.rounds_planned} rounds"
     why = f": {len(lost.answered)} of {len(lost.asked)} sites answered" if lost else ""
     beginnings = {
         "finished": f"{planned} finished",

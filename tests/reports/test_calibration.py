@@ -15,12 +15,13 @@ from asterion_shared.errors import QuorumLostError
 from asterion_shared.messages import Answer, NoReport, Order, Report
 from asterion_shared.metrics import Statistics
 from asterion_shared.metrics.confusion import calibration, calibration_error
+from asterion_shared.metrics.decisions import Decisions, Threshold
 from asterion_shared.metrics.merged_bins import edges_of, merged
 from asterion_shared.metrics.reliability import ConfidenceBin, Reliability, reliability
 from asterion_shared.plan import DataContract, ModelSettings, Plan
 from asterion_shared.reports.reliability_chart import reliability_chart
 from asterion_shared.reports.run_report import write_report
-from asterion_shared.result import Result, read_result, write_result
+from asterion_shared.result import BestModel, Result, read_result, write_result
 from asterion_shared.round_settings import RoundSettings
 
 Make = Callable[..., Result]
@@ -201,3 +202,38 @@ def test_the_diagram_puts_dots_and_counts_where_they_belong() -> None:
     counts = [e.text for e in root.iter("text") if e.get("class") == "count"]
     assert counts == ["10", "30"]
     assert "<b>" not in text
+
+
+def test_a_sites_line_leaves_out_ranges_with_few_calls() -> None:
+    one = ConfidenceBin(low=0.6, high=0.8, num_cases=9, confidence=0.7, right=1.0)
+    two = ConfidenceBin(low=0.8, high=1.0, num_cases=10, confidence=0.9, right=0.5)
+    both = Reliability(bins=(one, two), num_ranges=15)
+    root = ET.fromstring(reliability_chart(both, {"east": both}))  # noqa: S314
+    (line,) = root.iter("polyline")
+    assert len((line.get("points") or "").split()) == 1
+    assert len(list(root.iter("circle"))) == 2
+
+
+@pytest.mark.parametrize(("temperature", "words"), [(1.5, "too sure"), (0.7, "not sure enough")])
+def test_thresholds_temperature_and_the_best_model_are_shown(
+    temperature: float, words: str, make_result: Make, tmp_path: Path
+) -> None:
+    found = Decisions(
+        temperature=temperature, log_loss=0.4321, log_loss_after=0.4111, num_cases=1200,
+        num_bins=40, thresholds={
+            "youden": Threshold(score=0.3125, sensitivity=0.91, false_alarm_rate=0.08)
+        },
+    )  # fmt: skip
+    best = BestModel(path="best.safetensors", sha256="c" * 64, round=1, metric="auroc", value=0.93)
+    result = make_result(task="classification", decisions=found, best_model=best)
+    write_report(result, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    told = " ".join(re.sub(r"<[^>]+>", " ", page).split())
+    assert f"temperature of {temperature:.3f} brings the mean log loss from 0.432 to 0.411" in told
+    assert f"the model is {words}." in told
+    assert "(Youden) 0.312 0.910 0.080" in told
+    assert "Cases: 1,200, in 40 bins." in told
+    assert "best.safetensors, after round 1, pooled AUROC 0.930, SHA-256 ccc" in told
+    same = best.model_copy(update={"path": "model.safetensors"})
+    write_report(result.model_copy(update={"best_model": same}), tmp_path / "report.html")
+    assert "the final one, pooled AUROC 0.930" in (tmp_path / "report.html").read_text("utf-8")

@@ -164,7 +164,24 @@ def test_runs_of_one_name_and_of_nothing_measured_have_a_page(put: Put, tmp_path
     out = tmp_path / "c.html"
     told = run("compare", lost, put("y/run"), "--out", out)
     assert "run (2)" in told
-    assert "quorum lost" in Page(out).words
+    assert "quorum lost 0 of 2" in Page(out).words
+
+
+def test_a_round_that_lost_its_quorum_is_not_counted(put: Put) -> None:
+    lost = put("lost", status="quorum_lost")
+    values = json.loads(run("compare", put("one"), lost, "--json"))
+    assert [one["rounds"] for one in values["runs"]] == [2, 1]
+    run("show", lost)
+    words = Page(lost / "report.html").words
+    assert "quorum lost after 1 of 2 rounds" in words
+    assert "rounds 1 of 2" in words
+
+
+def test_a_run_that_asked_nobody_does_not_say_that_all_answered(put: Put) -> None:
+    lost = put("lost", status="failed", rounds=(), final_metrics={}, final_model=None, sites=())
+    run("show", lost)
+    words = Page(lost / "report.html").words
+    assert "Faults, refusals and skipped files No site was asked." in words
 
 
 def test_more_sites_than_a_page_shows(put: Put, tmp_path: Path) -> None:

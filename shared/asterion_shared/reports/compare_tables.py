@@ -50,17 +50,12 @@ def result_rows(runs: Sequence[ComparedRun]) -> tuple[Row, list[Row]]:
         value = final.get(metric)
         against = None if value is None or first is None else value - first
         rows.append((
-            run.label, run.result.status.replace("_", " "), rounds_words(run), number(value),
+            run.label, run.result.status.replace("_", " "),
+            f"{run.result.num_finished} of {run.result.rounds_planned}", number(value),
             interval(final, metric), number(final.get(f"baseline/{metric}")),
             signed(against) if index else "",
         ))  # fmt: skip
     return head, rows
-
-
-def rounds_words(run: ComparedRun) -> str:
-    """``3 of 5``: rounds of training that somebody answered, of those planned."""
-    trained = sum(1 for r in run.result.rounds if r.round > 0 and r.answered)
-    return f"{trained} of {run.result.rounds_planned}"
 
 
 def cost_rows(runs: Sequence[ComparedRun]) -> tuple[Row, list[Row]]:

@@ -91,7 +91,7 @@ def _run_json(run: ComparedRun, metric: str) -> dict[str, Any]:
         "value": result.final_metrics.get(metric),
         "interval_95": bounds,
         "baseline": result.final_metrics.get(f"baseline/{metric}"),
-        "rounds": sum(1 for r in result.rounds if r.round > 0 and r.answered),
+        "rounds": result.num_finished,
         "rounds_planned": result.rounds_planned,
         "seconds": sum(r.seconds for r in result.rounds),
         "bytes_down": sum(r.bytes_down for r in result.rounds),

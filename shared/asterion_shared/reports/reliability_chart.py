@@ -19,6 +19,9 @@ from asterion_shared.result import Result
 MOST_CURVES = 30
 """Sites that are drawn behind the pooled points; of more, none is."""
 
+FEWEST_CALLS = 10
+"""Calls in a range from which on a site's line goes through it: of fewer the share jumps."""
+
 _COUNTS = 110  # height of the bars of counts below the diagram
 _ROOM = 34  # between the two, for the numbers on the bars
 
@@ -71,7 +74,9 @@ def _notes(result: Result, pooled: Reliability) -> list[str]:
             "behind it there; the diagram is over the others."
         )
     if 0 < len(result.site_calibration) <= MOST_CURVES:
-        notes.append("The thin lines are the sites.")
+        notes.append(
+            f"The thin lines are the sites, through ranges with at least {FEWEST_CALLS} calls."
+        )
     return notes
 
 
@@ -141,7 +146,8 @@ def _axes(first: float, at_x: Scale, at_y: Scale) -> str:
 
 
 def _site_line(name: str, site: Reliability, at_x: Scale, at_y: Scale) -> str:
-    points = " ".join(f"{at_x(one.confidence)},{at_y(one.right)}" for one in site.bins)
+    shown = [one for one in site.bins if one.num_cases >= FEWEST_CALLS]
+    points = " ".join(f"{at_x(one.confidence)},{at_y(one.right)}" for one in shown)
     return (
         f'<g class="faint"><polyline class="curve" points="{points}">'
         f"<title>{escape(name)}</title></polyline></g>"

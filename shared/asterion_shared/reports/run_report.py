@@ -12,6 +12,7 @@ from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.privacy.account import PrivacyAccount, epsilon_words
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.audit_section import audit_section
+from asterion_shared.reports.decision_table import decision_section
 from asterion_shared.reports.many_sites import name_few
 from asterion_shared.reports.metric_words import in_bytes, in_time, number
 from asterion_shared.reports.pictures import Picture
@@ -41,7 +42,7 @@ from asterion_shared.reports.run_tables import (
 )
 from asterion_shared.reports.simulation_words import how_simulated
 from asterion_shared.reports.usability import not_usable
-from asterion_shared.result import Metrics, Result, headline
+from asterion_shared.result import BestModel, Metrics, Result, headline
 
 _CARRIERS = {
     "link": "a live federation: every site trained on its own machine",
@@ -117,6 +118,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "seconds_chart": seconds_chart(result),
         **site_table(result, metric, plan),
         **calibration_section(result),
+        **decision_section(result),
         "pictures": embed(pictures),
         **round_table(result, metric),
         **absences(result),
@@ -125,6 +127,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "privacy_note": _PRIVACY_NOTES[
             "simulation" if not result.is_live else "secure sum" if result.secure_sum else "live"
         ],
+        "nobody_asked": result.status != "finished" and not result.rounds,
         "secure_sum": result.secure_sum,
         "account": result.privacy_account,
         "account_rows": _account_rows(result.privacy_account),
@@ -192,12 +195,11 @@ def _cards(result: Result, metric: str) -> list[dict[str, str]]:
     baseline = result.final_metrics.get(f"baseline/{metric}")
     seconds = sum(r.seconds for r in result.rounds)
     down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
-    trained = [r for r in result.rounds if r.round > 0 and r.answered]
     skipped = sum(s.num_bad_files for s in result.sites)
     cards = [
         (f"pooled {metric_words.label(metric)}", number(result.final_metrics.get(metric)),
          f"baseline {number(baseline)}"),
-        ("rounds", f"{len(trained)} of {result.rounds_planned}", in_time(seconds))
+        ("rounds", f"{result.num_finished} of {result.rounds_planned}", in_time(seconds))
         if result.kind == "train" else ("time", in_time(seconds), result.kind),
         ("sites", f"{len(result.sites):,}", "sums alone are known" if result.secure_sum
          else f"{plural(skipped, 'file')} skipped"),
@@ -224,6 +226,7 @@ def _facts(result: Result) -> list[tuple[str, str]]:
         ("run", result.run),
         ("plan SHA-256", result.plan_sha256),
         ("final model", _model_words(result)),
+        *([("best model", _best_words(result, result.best_model))] if result.best_model else []),
         ("started", result.started),
         ("finished", result.finished),
         ("carrier", result.carrier),
@@ -238,3 +241,11 @@ def _model_words(result: Result) -> str:
         return "none"
     words = f"{model.path}, SHA-256 {model.sha256}"
     return f"{words}; kept, but not to be trusted" if result.claim_broken else words
+
+
+def _best_words(result: Result, best: BestModel) -> str:
+    value = f"pooled {metric_words.label(best.metric)} {number(best.value)}"
+    if result.final_model is not None and best.path == result.final_model.path:
+        return f"the final one, {value}"
+    when = f"after round {best.round}" if best.round else "the untrained start"
+    return f"{best.path}, {when}, {value}, SHA-256 {best.sha256}"
