@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from asterion_server.backup_command_line import backup, restore
+from asterion_server.console_command_line import console, console_password
 from asterion_server.enrolment_command_line import enrol, init, invite, operator, revoke
 from asterion_server.quarantine_command_line import app as quarantine_app
 from asterion_server.release_command_line import release, releases_app
@@ -23,6 +24,8 @@ app.command()(release)
 app.add_typer(releases_app, name="releases")
 app.command()(backup)
 app.command()(restore)
+app.command()(console)
+app.command()(console_password)
 
 Folder = Annotated[Path, typer.Argument(metavar="DIR", help="the coordinator's folder")]
 FolderOption = Annotated[

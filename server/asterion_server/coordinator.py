@@ -24,6 +24,7 @@ from asterion_server.run_folder import RunFolder
 from asterion_server.run_queue import launched_runs
 from asterion_shared.child_process import Service
 from asterion_shared.connection_check import check_connection
+from asterion_shared.console.keeper import ConsoleKeeper
 from asterion_shared.daily_warnings import DailyWarnings
 from asterion_shared.errors import (
     AsterionError,
@@ -105,6 +106,8 @@ class LinkCoordinator:
         folder = str(made.folder.resolve())
         command = [sys.executable, "-m", "asterion_server.link_server", "--folder", folder]
         self.link = Service("link", command, made.folder / "logs" / "link.log")
+        console = [sys.executable, "-m", "asterion_server.console.console", "--folder", folder]
+        self.console = Service("console", console, made.folder / "logs" / "console.log")
         self._runs: dict[str, _Carried] = {}
         self._over: dict[str, tuple[int, bool]] = {}
         """How runs stood that have ended; so their results are read once."""
@@ -140,6 +143,7 @@ class LinkCoordinator:
         """End the processes; runs go on at the next start."""
         for carried in self._runs.values():
             carried.service.stop()
+        self.console.stop()
         self.link.stop()
 
     def keep_running(self, say: Say, stop: Event) -> None:
@@ -149,9 +153,12 @@ class LinkCoordinator:
 
     def _keep_running(self, say: Say, stop: Event) -> None:
         papers = papers_warnings(self.made, say)
+        console = ConsoleKeeper(self.console) if self.made.settings.console else None
         while not stop.wait(CHECK_SECONDS):
             papers.look_if_due()
             restart([self.link], say)
+            if console is not None:
+                console.look(say)
             for name in list(self._runs):
                 self._look_after(self._runs[name], say)
             for folder in launched_runs(self.made):

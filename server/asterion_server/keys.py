@@ -12,6 +12,7 @@ from pydantic import Field
 
 from asterion_server.database_urls import check_database, problem_of_url
 from asterion_shared.carrier import Carrier
+from asterion_shared.console.settings import ConsoleSettings
 from asterion_shared.enrolment_files import ENROLMENT_SUFFIX, REQUEST_SUFFIX
 from asterion_shared.errors import FileProblemError, Problem
 from asterion_shared.key_files import check_private
@@ -52,6 +53,9 @@ class CoordinatorSettings(Settings):
     metrics_address: str = "127.0.0.1"
     """Address that this port is opened on: this machine alone, unless you write another."""
 
+    console: ConsoleSettings | None = None
+    """Pages for people: runs, sites, launching and stopping; absent: none. The link only."""
+
     RULES: ClassVar[tuple[Rule, ...]] = (
         rule(
             lambda s: s.database is None or not problem_of_url(s.database),
@@ -59,6 +63,10 @@ class CoordinatorSettings(Settings):
                 f"database {problem_of_url(s.database or '')}; write for example "
                 "postgresql+psycopg://HOST/NAME and leave the password to PGPASSFILE"
             ),
+        ),
+        rule(
+            lambda s: s.console is None or s.carrier == "link",
+            lambda s: f"carrier is {s.carrier!r} and [console] is given; it is of the link alone",
         ),
     )
 
@@ -141,6 +149,12 @@ class Provisioned:
         """Folder of released models, their registry, and the key that signs them."""
         return self.folder / "releases"
 
+    @property
+    def console_people(self) -> Path | None:
+        """Who may sign in to the console, hashed passwords; None without a console."""
+        console = self.settings.console
+        return None if console is None else self.folder / console.people
+
     def certificates(self, site: str) -> Path:
         """All certificates that a site was given, PEM, the newest first."""
         return self.folder / "certificates" / f"{site}.pem"
@@ -211,7 +225,8 @@ def check_key_files(made: Provisioned) -> None:
 def private_files(made: Provisioned) -> tuple[Path, ...]:
     """Every file that only the coordinator's own account may read; some may be absent."""
     own = (made.private_key, made.authority_key, made.secret)
-    return *own, made.audit / "audit.key", made.releases / "release.key"
+    keys = (*own, made.audit / "audit.key", made.releases / "release.key")
+    return keys if made.console_people is None else (*keys, made.console_people)
 
 
 def public_keys(folder: Path) -> dict[str, ec.EllipticCurvePublicKey]:

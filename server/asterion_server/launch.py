@@ -144,12 +144,16 @@ def stop(made: Provisioned, run: str) -> None:
 def run_states(made: Provisioned, queue: RunQueue) -> list[RunState]:
     """The coordinator's runs with their latest standing, sorted by name."""
     return sorted(
-        (RunState(f.path.name, _status(f, queue.standing(f))) for f in launched_runs(made)),
+        (RunState(f.path.name, run_status(f, queue.standing(f))) for f in launched_runs(made)),
         key=lambda state: state.name,
     )
 
 
-def _status(folder: RunFolder, standing: Standing) -> str:
+def run_status(folder: RunFolder, standing: Standing) -> str:
+    """How a run stands: its standing while it goes on, else its result's status.
+
+    ``interrupted`` where it has ended without a result.
+    """
     if standing in ("waiting", "running"):
         return standing
     return read_result(folder.result).status if folder.result.exists() else "interrupted"

@@ -287,6 +287,20 @@ class LinkStore:
             orders = map(_order_of, db.execute(wanted.order_by(ORDER.c.round)).all())
         return {order.site: (order.run, order.round) for order in orders if order.is_wanted}
 
+    def orders_of(self, run: str) -> dict[str, tuple[int, str]]:
+        """By site, the round of the newest order of a run, and how it stands.
+
+        It is ``asked`` before the site has it, then ``working``, then ``answered`` or ``over``.
+        """
+        columns = ORDER.c.site, ORDER.c.round, ORDER.c.state, ORDER.c.attempt
+        wanted = sql.select(*columns).where(ORDER.c.run == run).order_by(ORDER.c.round)
+        with self._begin(reads_only=True) as db:
+            rows = db.execute(wanted).all()
+        begun = {False: "asked", True: "working"}
+        return {
+            r.site: (r.round, begun[r.attempt > 0] if r.state == "open" else r.state) for r in rows
+        }
+
     @contextmanager
     def _begin(self, *, reads_only: bool = False) -> Iterator[sql.Connection]:
         engine = self._reading if reads_only else self._engine

@@ -199,7 +199,11 @@ class RunFolder:
             FileProblemError: the file is missing or not JSON.
             SettingsError: it does not hold for this version.
         """
-        return parse_plan(_read(self.plan_file), str(self.plan_file))
+        try:
+            return parse_plan(_read(self.plan_file), str(self.plan_file))
+        except ValueError as error:
+            what = f"is not JSON ({error})"
+            raise FileProblemError(self.plan_file, what, "launch the run again") from None
 
     def read_launch(self) -> Launch:
         """How the run was asked for.

@@ -166,16 +166,33 @@ def read_events(path: Path) -> list[Event]:
     Raises:
         FileProblemError: the file cannot be read, or a whole line of it is not an event.
     """
+    return read_events_from(path, 0)[0]
+
+
+def read_events_from(path: Path, begin: int) -> tuple[list[Event], int]:
+    """The whole events of a file from a line's begin on, and where the next will begin.
+
+    Args:
+        path: the file; one that does not exist yet has no events.
+        begin: in bytes: 0, or what an earlier call gave for the same file.
+
+    Raises:
+        FileProblemError: as :func:`read_events`; the line's number counts from ``begin``.
+    """
     try:
-        content = path.read_bytes()
+        with path.open("rb") as file:
+            file.seek(begin)
+            content = file.read()
     except FileNotFoundError:
-        return []
+        return [], 0
     except OSError as error:
         raise FileProblemError(path, error.strerror or "unreadable", "check the path") from None
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
+    content = content[: content.rfind(b"\n") + 1]
+    lines = content.splitlines()
+    end = begin + len(content)
     if lines and _is_torn(lines[-1]):
-        lines.pop()
-    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)]
+        end -= len(lines.pop()) + 1
+    return [_parse(path, number, line) for number, line in enumerate(lines, start=1)], end
 
 
 def _parse(path: Path, number: int, line: bytes) -> Event:

@@ -1,0 +1,120 @@
+"""The operator's console: its pages, and its process."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from asterion_server.app import RUN_NAME
+from asterion_server.console.run_looks import RunLook, RunLooks
+from asterion_server.console.run_page import run_stamp, run_values
+from asterion_server.console.runs_page import runs_stamp, runs_values
+from asterion_server.console.sites_page import sites_stamp, sites_values
+from asterion_server.keys import Provisioned, open_provisioned
+from asterion_server.run_folder import RunFolder
+from asterion_shared.child_process import watch_parent
+from asterion_shared.console.guard import REPORT_POLICY
+from asterion_shared.console.pages import Answer, NotThereError, Page, Sent, Shown, Tab, Visit
+from asterion_shared.console.people import read_people
+from asterion_shared.console.serving import serve
+from asterion_shared.console.web import Console, web_application
+from asterion_shared.errors import AsterionError, FileProblemError
+
+TABS = (Tab("/", "Runs"), Tab("/sites", "Sites"))
+
+
+def operator_console(made: Provisioned) -> Console:
+    """The console of a coordinator.
+
+    Raises:
+        FileProblemError: its ``coordinator.toml`` has no ``[console]``.
+    """
+    settings, people = made.settings.console, made.console_people
+    if settings is None or people is None:
+        fix = "add a section [console] with a port, such as port = 8443"
+        raise FileProblemError(made.folder / "coordinator.toml", "has no console", fix)
+    return Console(
+        title=f"Coordinator {made.folder.resolve().name}",
+        settings=settings,
+        people=people,
+        command=f"asterion server console-password NAME --folder {made.folder}",
+        templates=Path(__file__).parent / "templates",
+        tabs=TABS,
+        pages=_pages(made.folder),
+    )
+
+
+def _pages(folder: Path) -> list[Page]:
+    looks = RunLooks(open_provisioned(folder))
+
+    def made() -> Provisioned:
+        # Anew: sites are enrolled while the console runs.
+        return open_provisioned(folder)
+
+    def run_of(visit: Visit) -> RunFolder:
+        name = visit.path["run"]
+        found = RunFolder(made().runs / name)
+        if RUN_NAME.fullmatch(name) is None or not found.launch_file.exists():
+            msg = f"There is no run {name[:70]}."
+            raise NotThereError(msg)
+        return found
+
+    def runs(visit: Visit) -> Answer:
+        return Shown("runs.html.j2", runs_values(made(), looks))
+
+    def run(visit: Visit) -> Answer:
+        found = run_of(visit)
+        look = looks.look(found)
+        if isinstance(look, RunLook):
+            return Shown("run.html.j2", run_values(made(), look))
+        raise FileProblemError(found.path.name, "cannot be shown", look)
+
+    def report(visit: Visit) -> Answer:
+        found = run_of(visit)
+        if not found.report.exists():
+            msg = f"Run {found.path.name} has no report yet."
+            raise NotThereError(msg)
+        return Sent(found.report.read_bytes(), "text/html; charset=utf-8", REPORT_POLICY)
+
+    def sites(visit: Visit) -> Answer:
+        return Shown("sites.html.j2", sites_values(made(), looks))
+
+    return [
+        Page(path="/", show=runs, stamp=lambda visit: runs_stamp(made(), looks)),
+        Page(
+            path="/runs/{run}",
+            show=run,
+            stamp=lambda v: run_stamp(made(), run_of(v), looks.stamp(run_of(v))),
+        ),
+        Page(path="/runs/{run}/report", show=report),
+        Page(path="/sites", show=sites, stamp=lambda visit: sites_stamp(made())),
+    ]
+
+
+def main() -> None:
+    """Serve the console of a coordinator: ``python -m asterion_server.console.console``."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--folder", required=True, type=Path)
+    watch_parent()
+    try:
+        run_console(parser.parse_args().folder)
+    except AsterionError as error:
+        print(error, file=sys.stderr)  # noqa: T201  # into the process's own log
+        raise SystemExit(error.exit_code) from None
+
+
+def run_console(folder: Path) -> None:
+    """Serve the console of a coordinator until the process is told to end.
+
+    Raises:
+        FileProblemError: there is no ``[console]``, or nobody may sign in.
+        AsterionError: as :func:`asterion_shared.console.serving.serve`.
+    """
+    made = open_provisioned(folder)
+    console = operator_console(made)
+    read_people(console.people, console.command)
+    app = web_application(console)
+    serve(app, console.settings, made.folder, lambda line: print(line, flush=True))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The web parts that the operator's and the site's console share: people, sessions, pages."""
