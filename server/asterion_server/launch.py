@@ -68,6 +68,53 @@ def launch(
         UnreachableError: the coordinator does not run.
         AsterionError: the run ended early, with the exit code of what ended it.
     """
+    folder, wanted = _asked_for(made, plan, run, sites, plan_folder, wait_seconds, signature)
+    with queue_of(made) as queue:
+        told = 0
+        if queue.standing(folder) in ("unknown", "ended"):
+            if _is_finished(folder):
+                return _tell_again(folder, emit)
+            told = len(read_events(folder.events))
+            queue.submit(folder, wanted)
+        return _follow(queue, folder, told, emit)
+
+
+def submit(
+    made: Provisioned,
+    plan: Plan,
+    *,
+    run: str,
+    sites: Sequence[str] = (),
+    plan_folder: Path = Path(),
+    wait_seconds: float = 30.0,
+    signature: PlanSignature | None = None,
+) -> bool:
+    """Start a run, or go on with it, as :func:`launch` does, and do not wait for its end.
+
+    Returns:
+        Whether there was something to do: False when it goes on already, or has finished.
+
+    Raises:
+        UserInputError, PlanMismatchError, UnreachableError: as :func:`launch`.
+    """
+    folder, wanted = _asked_for(made, plan, run, sites, plan_folder, wait_seconds, signature)
+    with queue_of(made) as queue:
+        if queue.standing(folder) not in ("unknown", "ended") or _is_finished(folder):
+            return False
+        queue.submit(folder, wanted)
+    return True
+
+
+def _asked_for(
+    made: Provisioned,
+    plan: Plan,
+    run: str,
+    sites: Sequence[str],
+    plan_folder: Path,
+    wait_seconds: float,
+    signature: PlanSignature | None,
+) -> tuple[RunFolder, Launch]:
+    """The run's folder, with the plan in it, and what is asked for."""
     if unknown := sorted(set(sites) - set(made.settings.sites)):
         known = ", ".join(made.settings.sites)
         msg = f"the sites {', '.join(unknown)} are not enrolled; enrolled are {known}"
@@ -78,20 +125,13 @@ def launch(
         msg = f"{', '.join(gone)} has withdrawn from run {run!r}; launch it without, or another run"
         raise UserInputError(msg)
     _claim(folder, plan, signature)
-    with queue_of(made) as queue:
-        told = 0
-        if queue.standing(folder) in ("unknown", "ended"):
-            if _is_finished(folder):
-                return _tell_again(folder, emit)
-            told = len(read_events(folder.events))
-            wanted = Launch(
-                sites=tuple(sorted(set(sites or made.settings.sites) - set(left))),
-                left=left,
-                wait_seconds=wait_seconds,
-                plan_folder=str(plan_folder.resolve()),
-            )
-            queue.submit(folder, wanted)
-        return _follow(queue, folder, told, emit)
+    wanted = Launch(
+        sites=tuple(sorted(set(sites or made.settings.sites) - set(left))),
+        left=left,
+        wait_seconds=wait_seconds,
+        plan_folder=str(plan_folder.resolve()),
+    )
+    return folder, wanted
 
 
 def resume(made: Provisioned, run: str) -> bool:

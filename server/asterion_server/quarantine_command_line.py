@@ -74,46 +74,20 @@ def drop(run: Run, site: Site, round_: Round = 0, folder: Folder = DEFAULT) -> N
 
 
 def _decide(folder: Path, run: str, site: str, round_: int, verdict: "Verdict") -> "HeldReport":
-    from asterion_server.run_folder import RunFolder
-    from asterion_shared.errors import UserInputError
-    from asterion_shared.result import read_result
+    from asterion_server.keys import open_provisioned
+    from asterion_server.quarantine_decisions import decide
 
-    files = _files(folder, run)
-    result = RunFolder(files.path).result
-    if verdict == "release" and result.exists() and read_result(result).status == "finished":
-        msg = f"run {run} is finished and has no next round; nothing would fold the report"
-        raise UserInputError(msg)
-    report = _report(files, run, site, round_)
-    files.decide(report, verdict)
-    return report
+    return decide(open_provisioned(folder), run, site, round_, verdict)
 
 
 def _files(folder: Path, run: str) -> "QuarantineFiles":
-    from asterion_server.app import RUN_NAME
     from asterion_server.keys import open_provisioned
-    from asterion_server.quarantine_files import QuarantineFiles
-    from asterion_shared.errors import UserInputError
+    from asterion_server.quarantine_decisions import quarantine_of
 
-    path = open_provisioned(folder).runs / run
-    if RUN_NAME.fullmatch(run) is None or not path.is_dir():
-        msg = f"there is no run {run!r} in {folder}; asterion server status lists the runs"
-        raise UserInputError(msg)
-    return QuarantineFiles(path)
+    return quarantine_of(open_provisioned(folder), run)
 
 
 def _report(files: "QuarantineFiles", run: str, site: str, round_: int) -> "HeldReport":
-    from asterion_shared.errors import UserInputError
+    from asterion_server.quarantine_decisions import one_report
 
-    found = [r for r in files.reports() if r.site == site and round_ in (0, r.round)]
-    if len(found) > 1:
-        open_ones = [report for report in found if files.state(report) == "held"]
-        found = open_ones if len(open_ones) == 1 else found
-    if len(found) != 1:
-        rounds = ", ".join(str(report.round) for report in found)
-        msg = (
-            f"site {site} has suspicious reports of rounds {rounds}; say which with --round"
-            if found
-            else f"site {site} has no such suspicious report in run {run}; see quarantine list"
-        )
-        raise UserInputError(msg)
-    return found[0]
+    return one_report(files, run, site, round_)

@@ -45,6 +45,7 @@ KINDS: dict[str, str] = {
     "model_released": "a release of a model was made",
     "model_promoted": "a release is the one in use",
     "model_rolled_back": "an earlier release is the one in use again",
+    "console": "a person does something at the console",
 }
 """What a record may be about."""
 

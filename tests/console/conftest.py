@@ -77,7 +77,7 @@ def browse() -> Iterator[Callable[[Provisioned], Browser]]:
         def browser(made: Provisioned) -> Browser:
             console = operator_console(made)
             url = stack.enter_context(served(web_application(console), console.settings.port))
-            client = httpx.Client(base_url=url, follow_redirects=True, timeout=20)
+            client = httpx.Client(base_url=url, follow_redirects=True, timeout=120)
             return Browser(stack.enter_context(client))
 
         yield browser

@@ -2,14 +2,18 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from asterion_server.app import RUN_NAME
+from asterion_server.console.acts import decide_report, launch_draft, resume_run, stop_run
+from asterion_server.console.launch_page import checked, launch_form
 from asterion_server.console.run_looks import RunLook, RunLooks
 from asterion_server.console.run_page import run_stamp, run_values
 from asterion_server.console.runs_page import runs_stamp, runs_values
 from asterion_server.console.sites_page import sites_stamp, sites_values
 from asterion_server.keys import Provisioned, open_provisioned
+from asterion_server.quarantine_files import Verdict
 from asterion_server.run_folder import RunFolder
 from asterion_shared.child_process import watch_parent
 from asterion_shared.console.guard import REPORT_POLICY
@@ -19,7 +23,7 @@ from asterion_shared.console.serving import serve
 from asterion_shared.console.web import Console, web_application
 from asterion_shared.errors import AsterionError, FileProblemError
 
-TABS = (Tab("/", "Runs"), Tab("/sites", "Sites"))
+TABS = (Tab("/", "Runs"), Tab("/sites", "Sites"), Tab("/launch", "Launch"))
 
 
 def operator_console(made: Provisioned) -> Console:
@@ -78,7 +82,29 @@ def _pages(folder: Path) -> list[Page]:
     def sites(visit: Visit) -> Answer:
         return Shown("sites.html.j2", sites_values(made(), looks))
 
+    def launch(visit: Visit) -> Answer:
+        return Shown("launch.html.j2", launch_form(made()))
+
+    def check(visit: Visit) -> Answer:
+        values = checked(made(), visit)
+        return Shown("launch_check.html.j2", values, 400 if values["problems"] else 200)
+
+    def stop(visit: Visit) -> Answer:
+        return stop_run(made(), visit, run_of(visit).path.name)
+
+    def resume(visit: Visit) -> Answer:
+        return resume_run(made(), visit, run_of(visit).path.name)
+
+    def decided(verdict: Verdict) -> Callable[[Visit], Answer]:
+        return lambda visit: decide_report(made(), visit, run_of(visit).path.name, verdict)
+
     return [
+        Page(path="/launch", show=launch, act=check),
+        Page(path="/launch/go", act=lambda visit: launch_draft(made(), visit)),
+        Page(path="/runs/{run}/stop", act=stop),
+        Page(path="/runs/{run}/resume", act=resume),
+        Page(path="/runs/{run}/release", act=decided("release")),
+        Page(path="/runs/{run}/drop", act=decided("drop")),
         Page(path="/", show=runs, stamp=lambda visit: runs_stamp(made(), looks)),
         Page(
             path="/runs/{run}",

@@ -106,9 +106,10 @@ class _Web:
     async def sign_in(self, request: Request) -> Response:
         if request.method == "GET":
             return self.sign_in_page("", "", 200)
-        form = await request.form(max_files=0, max_fields=10)
-        name, password = str(form.get("name", "")).strip(), str(form.get("password", ""))
-        token, held = str(form.get("form", "")), request.cookies.get(f"{self.cookie}-form", "")
+        async with request.form(max_files=0, max_fields=10) as form:
+            fields = {key: str(value) for key, value in form.items()}
+        name, password = fields.get("name", "").strip(), fields.get("password", "")
+        token, held = fields.get("form", ""), request.cookies.get(f"{self.cookie}-form", "")
         if not _same(token, held) or not _from_here(request):
             words = "The page was too old, or cookies are switched off. Please try again."
             return self.sign_in_page(name, words, 400)
@@ -141,8 +142,9 @@ class _Web:
 
     async def sign_out(self, request: Request) -> Response:
         session, token = await self.session(request, used=False), _token(request, self.cookie)
-        form = await request.form(max_files=0, max_fields=10)
-        if session is not None and _same(str(form.get("csrf", "")), session.csrf):
+        async with request.form(max_files=0, max_fields=10) as form:
+            csrf = str(form.get("csrf", ""))
+        if session is not None and _same(csrf, session.csrf):
             self.sessions.end(token)
         done = RedirectResponse("/sign-in", 303)
         done.delete_cookie(self.cookie)
@@ -164,16 +166,14 @@ class _Web:
         return handle
 
     async def acted(self, page: Page, session: Session, request: Request) -> Response:
-        form = await request.form(max_files=2, max_fields=2000)
         fields: dict[str, list[str]] = {}
         uploads: dict[str, Upload] = {}
-        for name, value in form.multi_items():
-            if isinstance(value, UploadFile):
-                content = await value.read()
-                if value.filename:
-                    uploads[name] = Upload(value.filename, content)
-            else:
-                fields.setdefault(name, []).append(value)
+        async with request.form(max_files=2, max_fields=2000) as form:
+            for name, value in form.multi_items():
+                if not isinstance(value, UploadFile):
+                    fields.setdefault(name, []).append(value)
+                elif value.filename:
+                    uploads[name] = Upload(value.filename, await value.read())
         if not _same((fields.get("csrf") or [""])[0], session.csrf) or not _from_here(request):
             words = "The form was not made by this session; open its page and try again."
             return self.problem(session, words, 403)
