@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from asterion_shared.child_process import Service
+from asterion_shared.console.settings import GREETING
 from asterion_shared.errors import DiskProblemError
 
 
@@ -33,8 +34,9 @@ class ConsoleKeeper:
                 say(f"the console does not run: {error}")
 
     def _tell(self, say: Callable[[str], None]) -> None:
-        lines = [line for line in self._service.last_words().splitlines() if line.strip()]
-        words = lines[-1].strip() if lines else "no word"
+        lines = [line.strip() for line in self._service.last_words().splitlines()]
+        last = [line for line in lines if line and not line.startswith(GREETING)]
+        words = last[-1] if last else "no word"
         if words != self._told:
             self._told = words
             say(f"the console has ended ({words}) and is started again; see {self._service.log}")

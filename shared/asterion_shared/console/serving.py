@@ -9,7 +9,7 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from asterion_shared.console.settings import ConsoleSettings
+from asterion_shared.console.settings import GREETING, ConsoleSettings
 from asterion_shared.errors import ConnectionProblemError, FileProblemError, PortInUseError
 from asterion_shared.key_files import check_private
 
@@ -51,7 +51,7 @@ def serve(
     )
     listener = _listener(settings)
     with listener:
-        say(f"console at {settings.url}")
+        say(f"{GREETING}{settings.url}")
         uvicorn.Server(config).run(sockets=[listener])
 
 

@@ -7,6 +7,9 @@ from pydantic import Field
 
 from asterion_shared.settings_files import Rule, Settings, rule
 
+GREETING = "console at "
+"""What a console's process says before its address."""
+
 Host = Annotated[str, Field(pattern=r"^[A-Za-z0-9.:-]{1,253}$")]
 
 
