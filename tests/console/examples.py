@@ -99,7 +99,7 @@ def round_of(number: int, sites: list[str], missing: dict[str, str]) -> RoundRes
     return RoundResult(
         round=number, asked=tuple(sorted(sites)), outcomes=outcomes,
         pooled=metrics(level), seconds=31.0 + number,
-        sites={s: metrics(level + 0.02 * math.sin(3 * i), 0.1) for i, s in enumerate(here)},
+        sites={s: metrics(level * (1 + 0.12 * math.sin(2 + i)), 0.1) for i, s in enumerate(here)},
         bytes_down=9_000_000 * len(sites), bytes_up=9_100_000 * len(here),
         update_norm=0.5 if number else None,
     )  # fmt: skip

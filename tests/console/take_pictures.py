@@ -26,9 +26,9 @@ PAGES = (
 
 
 def small(png: bytes) -> bytes:
-    """The same picture with a palette of 64 colours."""
-    out = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").quantize(64).save(out, "PNG", optimize=True)
+    """The same picture with a palette."""
+    out, shot = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
+    shot.quantize(160, Image.Quantize.MAXCOVERAGE).save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
