@@ -8,6 +8,7 @@ import typer
 
 from asterion_client.backup_command_line import backup, restore
 from asterion_client.consent_command_line import approve, continue_, pause, plans, refuse, review
+from asterion_client.console_command_line import console, console_password
 from asterion_client.enrolment_command_line import init, join
 from asterion_client.fine_tune_command_line import fine_tune
 from asterion_client.ledger_command_line import app as ledger_app
@@ -25,6 +26,8 @@ app.command()(withdrawals)
 app.command()(backup)
 app.command()(restore)
 app.command()(predict)
+app.command()(console)
+app.command()(console_password)
 
 SiteToml = Annotated[Path, typer.Argument(metavar="SITE_TOML", help="the site's settings")]
 

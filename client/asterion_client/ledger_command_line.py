@@ -17,9 +17,8 @@ from asterion_shared.errors import LedgerStoppedError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from asterion_client.privacy_ledger import Exposure, RunSpending
+    from asterion_client.privacy_ledger import RunSpending
     from asterion_client.settings import PrivacySettings, SiteSettings
-    from asterion_shared.privacy.charges import Charge
 
 app = typer.Typer(no_args_is_help=True, help="The site's privacy ledger: show, export, verify.")
 
@@ -35,6 +34,7 @@ MOST_ROWS = 20
 @app.command()
 def show(folder: Folder, as_json: AsJson = False) -> None:
     """What every run has cost, what the most exposed has lost, and what is left."""
+    from asterion_client.ledger_words import summary
     from asterion_client.privacy_ledger import Ledger
 
     settings, place = _site(folder)
@@ -55,7 +55,7 @@ def show(folder: Folder, as_json: AsJson = False) -> None:
         console.print(_table(runs[-MOST_ROWS:], settings.name, settings.privacy))
         if len(runs) > MOST_ROWS:
             console.print(f"earlier runs are in --json; these are the newest {MOST_ROWS}")
-    print(_summary(runs[-1].exposure if runs else None, settings.privacy))
+    print(summary(runs[-1].exposure if runs else None, settings.privacy))
     print(f"{head.count:,} entries; head {head.sha256}")
 
 
@@ -152,6 +152,8 @@ def _table(runs: "list[RunSpending]", site: str, limits: "PrivacySettings | None
     from rich.markup import escape
     from rich.table import Table
 
+    from asterion_client.ledger_words import charge_words, epsilon_number, left_words
+
     table = Table(title=f"Privacy ledger of {escape(site)}", box=box.SIMPLE_HEAD)
     for name in ("run", "phase", "rounds", "protects", "noise multiplier"):
         table.add_column(name, overflow="fold")
@@ -166,51 +168,8 @@ def _table(runs: "list[RunSpending]", site: str, limits: "PrivacySettings | None
             escape(run.last_entry.phase),
             str(first) if first == last else f"{first}-{last}",
             "the site" if kind == "site" else f"{people:,} {kind}{'s' if people > 1 else ''}",
-            "\n".join(_charge_words(charge) for charge in run.charges),
-            _number(run.exposure.epsilon),
-            _left(run.exposure.epsilon, limits),
+            "\n".join(charge_words(charge) for charge in run.charges),
+            epsilon_number(run.exposure.epsilon),
+            left_words(run.exposure.epsilon, limits),
         )
     return table
-
-
-def _charge_words(charge: "Charge") -> str:
-    """Such as ``1.1, 1% drawn, 1,200 times``."""
-    if charge.kind == "gaussian":
-        words = f"{charge.noise_multiplier:.3g}"
-        if charge.sampling_rate < 1:
-            words += f", {charge.sampling_rate:.3g} drawn"
-    else:
-        noise = charge.share_sigma * math.sqrt(charge.num_shares)
-        words = f"{noise / charge.l2_sensitivity:.3g} in {charge.num_shares:,} shares"
-    return f"{words}, {charge.times:,} times" if charge.times > 1 else words
-
-
-def _summary(exposure: "Exposure | None", limits: "PrivacySettings | None") -> str:
-    from asterion_shared.privacy.charges import RELATION_WORDS
-
-    allowed = (
-        f"this site allows epsilon {limits.epsilon_limit:g} at delta {limits.delta:.2g}"
-        if limits is not None
-        else "site.toml has no [privacy], so nothing more can be charged"
-    )
-    if exposure is None or exposure.relation is None:
-        return f"Nothing was charged yet; {allowed}."
-    who = "The site" if exposure.unit_kind == "site" else f"The most exposed {exposure.unit_kind}"
-    left = f", so {_left(exposure.epsilon, limits)} is left" if limits is not None else ""
-    return (
-        f"{who} has lost at most epsilon {_number(exposure.epsilon)} over all runs, comparing data "
-        f"{RELATION_WORDS[exposure.relation]}; {allowed}{left}."
-    )
-
-
-def _left(epsilon: float, limits: "PrivacySettings | None") -> str:
-    if limits is None:
-        return "-"
-    left = limits.epsilon_limit - epsilon
-    # Rounded down: never more than there is.
-    return f"{math.floor(left * 1000) / 1000:,.3f}" if left > 0 else "nothing"
-
-
-def _number(value: float) -> str:
-    # Rounded up: never less than was lost.
-    return f"{math.ceil(value * 1000) / 1000:,.3f}" if math.isfinite(value) else "without bound"

@@ -19,6 +19,7 @@ from asterion_client.site_standing import (
 )
 from asterion_client.site_vitals import health_page, metrics_page, watched_machine
 from asterion_shared.child_process import Service
+from asterion_shared.console.keeper import ConsoleKeeper
 from asterion_shared.daily_warnings import DailyWarnings
 from asterion_shared.errors import (
     AsterionError,
@@ -73,6 +74,7 @@ def run_on_link(
     ):
         command += ["--told", str(told.fileno())]
         runner = Service("runner", command, state / "logs" / "runner.log", passed=(told.fileno(),))
+        console = _console(settings, site_toml, state)
         daemon = _Daemon(name, connection, state, runner, told.fileno(), say)
         _say_it_starts(name, state)
         try:
@@ -80,8 +82,19 @@ def run_on_link(
             while not stop.wait(CHECK_SECONDS):
                 papers.look_if_due()
                 daemon.look()
+                if console is not None:
+                    console.look(say)
         finally:
+            if console is not None:
+                console.stop()
             runner.stop()
+
+
+def _console(settings: SiteSettings, site_toml: Path, state: Path) -> ConsoleKeeper | None:
+    if settings.console is None:
+        return None
+    words = [sys.executable, "-m", "asterion_client.console.console", "--site", str(site_toml)]
+    return ConsoleKeeper(Service("console", words, state / "logs" / "console.log"))
 
 
 def _say_it_starts(name: str, state: Path) -> None:

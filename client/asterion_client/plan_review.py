@@ -75,26 +75,31 @@ def _flat(values: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 def in_plain_words(review: Review, settings: SiteSettings) -> str:
     """The review as text, for a terminal."""
-    plan = review.plan
     parts = [
-        _section(f"Run {review.run}", _what(plan)),
-        _section("What is read", _read(settings, review.dry_run)),
-        _section("What leaves", _leaves(plan, review.dry_run)),
-        _section("Privacy", _privacy(plan)),
+        "\n".join([title, *(f"  {line}" for line in lines)])
+        for title, lines in sections(review, settings)
     ]
-    if review.changes is not None:
-        same = ["nothing: it is the same plan"]
-        parts.append(_section("Other than in the plan approved last", review.changes or same))
-    if review.dry_run is not None:
-        parts.append(_section("Dry run", _tried(review.dry_run)))
-    if review.objections:
-        said = [f"{words} ({code})" for code, words in review.objections]
-        parts.append(_section("Against the site's [consent]; it will be refused", said))
     return "\n\n".join(parts)
 
 
-def _section(title: str, lines: Any) -> str:
-    return "\n".join([title, *(f"  {line}" for line in lines)])
+def sections(review: Review, settings: SiteSettings) -> list[tuple[str, list[str]]]:
+    """The review: a title and its lines, in the order in which a person reads them."""
+    plan = review.plan
+    parts = [
+        (f"Run {review.run}", list(_what(plan))),
+        ("What is read", list(_read(settings, review.dry_run))),
+        ("What leaves", list(_leaves(plan, review.dry_run))),
+        ("Privacy", list(_privacy(plan))),
+    ]
+    if review.changes is not None:
+        same = ["nothing: it is the same plan"]
+        parts.append(("Other than in the plan approved last", list(review.changes) or same))
+    if review.dry_run is not None:
+        parts.append(("Dry run", list(_tried(review.dry_run))))
+    if review.objections:
+        said = [f"{words} ({code})" for code, words in review.objections]
+        parts.append(("Against the site's [consent]; it will be refused", said))
+    return parts
 
 
 def _what(plan: Plan) -> Iterator[str]:

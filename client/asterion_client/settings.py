@@ -8,6 +8,7 @@ from pydantic import Field
 from asterion_client.consent_settings import ConsentSettings, Hours
 from asterion_shared.algorithm_settings import Label
 from asterion_shared.carrier import Carrier
+from asterion_shared.console.settings import ConsoleSettings
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
@@ -166,6 +167,10 @@ class SiteSettings(Settings):
     """What the site agrees to. Without it every order is refused."""
 
     egress: EgressSettings = EgressSettings()
+
+    console: ConsoleSettings | None = None
+    """Pages for people at the site: plans, budget, what left, health; absent: none. Over the link
+    ``asterion site start`` serves them, else ``asterion site console``."""
 
     state_folder: str = "state"
     """Where the site keeps what must outlive a restart, relative to ``site.toml``."""

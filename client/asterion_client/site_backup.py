@@ -61,6 +61,8 @@ def _files(settings: SiteSettings, folder: Path, site_toml: Path) -> Iterator[tu
         yield from _at(folder, name)
     if settings.consent is not None and settings.consent.operators:
         yield from _at(folder, settings.consent.operator_keys)
+    if settings.console is not None and (folder / settings.console.people).exists():
+        yield from _at(folder, settings.console.people)
     paths = paths_of(settings, folder)
     made = [paths.next_key] if settings.connection else [paths.private_key, paths.next_key]
     for path in made:  # of a site that is on its way to join, or to a new key

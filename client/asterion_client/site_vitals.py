@@ -118,13 +118,19 @@ def contact(settings: SiteSettings, folder: Path) -> Iterator[Vital]:
 def vitals_table(vitals: list[Vital]) -> Iterator[str]:
     """A line for each, its figure in words, and what is wrong."""
     for vital in vitals:
-        found = "not known here" if vital.value is None else _in_words(vital.name, vital.value)
-        verdict = "" if vital.value is None else "well"
-        if vital.problem is not None:
-            kind = "problem" if vital.problem.fatal else "warning"
-            verdict = f"{kind}: {vital.problem.what}; {vital.problem.fix}"
-        name = vital.name.removesuffix("_left").removesuffix("_bytes").removesuffix("_seconds")
-        yield f"{name.replace('_', ' '):22} {found:>16}  {verdict}".rstrip()
+        name, found, verdict = vital_words(vital)
+        yield f"{name:22} {found:>16}  {verdict}".rstrip()
+
+
+def vital_words(vital: Vital) -> tuple[str, str, str]:
+    """What was looked at, its figure in words, and what is wrong."""
+    found = "not known here" if vital.value is None else _in_words(vital.name, vital.value)
+    verdict = "" if vital.value is None else "well"
+    if vital.problem is not None:
+        kind = "problem" if vital.problem.fatal else "warning"
+        verdict = f"{kind}: {vital.problem.what}; {vital.problem.fix}"
+    name = vital.name.removesuffix("_left").removesuffix("_bytes").removesuffix("_seconds")
+    return name.replace("_", " "), found, verdict
 
 
 def _in_words(name: str, value: float) -> str:

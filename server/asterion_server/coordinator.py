@@ -107,7 +107,8 @@ class LinkCoordinator:
         command = [sys.executable, "-m", "asterion_server.link_server", "--folder", folder]
         self.link = Service("link", command, made.folder / "logs" / "link.log")
         console = [sys.executable, "-m", "asterion_server.console.console", "--folder", folder]
-        self.console = Service("console", console, made.folder / "logs" / "console.log")
+        log = made.folder / "logs" / "console.log"
+        self.console = ConsoleKeeper(Service("console", console, log))
         self._runs: dict[str, _Carried] = {}
         self._over: dict[str, tuple[int, bool]] = {}
         """How runs stood that have ended; so their results are read once."""
@@ -153,12 +154,11 @@ class LinkCoordinator:
 
     def _keep_running(self, say: Say, stop: Event) -> None:
         papers = papers_warnings(self.made, say)
-        console = ConsoleKeeper(self.console) if self.made.settings.console else None
         while not stop.wait(CHECK_SECONDS):
             papers.look_if_due()
             restart([self.link], say)
-            if console is not None:
-                console.look(say)
+            if self.made.settings.console is not None:
+                self.console.look(say)
             for name in list(self._runs):
                 self._look_after(self._runs[name], say)
             for folder in launched_runs(self.made):

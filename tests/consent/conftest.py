@@ -92,22 +92,24 @@ def write_table(path: Path, patients: int = 60) -> None:
     path.write_text("age,pressure,label,patient\n" + "\n".join(rows) + "\n")
 
 
+def new_clinic(tmp_path: Path) -> Clinic:
+    """A hospital in a folder below."""
+    folder = tmp_path / "clinic"
+    folder.mkdir()
+    (folder / "site.toml").write_text(SITE)
+    write_table(folder / "patients.csv")
+    own = ec.generate_private_key(ec.SECP384R1())
+    pem = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    write_private(folder / "site.key", pem)
+    private, public, _ = make_operator_key(tmp_path / "operator", "anna")
+    (folder / "operators").mkdir()
+    (folder / "operators" / "anna.pem").write_bytes(public.read_bytes())
+    return Clinic(folder, private)
+
+
 @pytest.fixture
 def make_clinic(tmp_path: Path) -> Callable[[], Clinic]:
-    def make() -> Clinic:
-        folder = tmp_path / "clinic"
-        folder.mkdir()
-        (folder / "site.toml").write_text(SITE)
-        write_table(folder / "patients.csv")
-        own = ec.generate_private_key(ec.SECP384R1())
-        pem = own.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-        write_private(folder / "site.key", pem)
-        private, public, _ = make_operator_key(tmp_path / "operator", "anna")
-        (folder / "operators").mkdir()
-        (folder / "operators" / "anna.pem").write_bytes(public.read_bytes())
-        return Clinic(folder, private)
-
-    return make
+    return lambda: new_clinic(tmp_path)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from tests.link.loopback import free_port
 
 from asterion_server.console.console import operator_console
 from asterion_server.keys import Provisioned
-from asterion_shared.console.web import web_application
+from asterion_shared.console.web import Console, web_application
 
 SITES = ["east", "north", "south"]
 
@@ -70,17 +70,22 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Provisioned:
 
 
 @pytest.fixture
-def browse() -> Iterator[Callable[[Provisioned], Browser]]:
-    """Opens the console of a coordinator, anew: nobody has signed in."""
+def visit() -> Iterator[Callable[[Console], Browser]]:
+    """Opens a console, anew: nobody has signed in."""
     with ExitStack() as stack:
 
-        def browser(made: Provisioned) -> Browser:
-            console = operator_console(made)
+        def browser(console: Console) -> Browser:
             url = stack.enter_context(served(web_application(console), console.settings.port))
             client = httpx.Client(base_url=url, follow_redirects=True, timeout=120)
             return Browser(stack.enter_context(client))
 
         yield browser
+
+
+@pytest.fixture
+def browse(visit: Callable[[Console], Browser]) -> Callable[[Provisioned], Browser]:
+    """Opens the console of a coordinator."""
+    return lambda made: visit(operator_console(made))
 
 
 @pytest.fixture

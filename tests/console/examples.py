@@ -5,8 +5,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tests.consent.conftest import Clinic
+from tests.link.loopback import free_port
 from tests.papers import provisioned
 
+from asterion_client.approvals import keep_waiting
 from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.link_paths import database_url
 from asterion_server.link_store import LinkStore, StoredOrder
@@ -183,6 +186,16 @@ def at_work(made: Provisioned, run: str, round_: int, sites: list[str]) -> None:
             store.store_report(key, Parcel((Part(3, b"abc"),)))
     store.close_session(sites[-1], f"{len(sites) - 1:032x}")
     store.close()
+
+
+def clinic_console(clinic: Clinic) -> None:
+    """Give a clinic a console and people; a person approves there, and one plan waits."""
+    text = clinic.toml.read_text().replace('approval = "auto"', 'approval = "person"')
+    clinic.toml.write_text(f"{text}\n[console]\nport = {free_port()}\n")
+    people = clinic.folder / "console-people.json"
+    set_person(people, "anna", "acts", PASSWORD, COMMAND)
+    set_person(people, "otto", "looks", PASSWORD, COMMAND)
+    keep_waiting(clinic.folder / "state", clinic.order("trial-1"))
 
 
 def everything(folder: Path, port: int, sites: list[str]) -> Provisioned:

@@ -6,23 +6,35 @@ import tempfile
 from pathlib import Path
 
 from PIL import Image
+from tests.consent.conftest import new_clinic
 from tests.console.chromium import DESKTOP, PHONE, chromium, dark, picture, resize, sign_in
 from tests.console.conftest import SITES, served
-from tests.console.examples import PASSWORD, everything
+from tests.console.examples import PASSWORD, clinic_console, everything
 from tests.link.loopback import free_port
 
+from asterion_client.check_machine import look_at_machine
+from asterion_client.console.console import site_console
+from asterion_client.settings import read_site_settings
+from asterion_client.site_vitals import write_vitals
 from asterion_server.console.console import operator_console
 from asterion_server.run_folder import RunFolder
-from asterion_shared.console.web import web_application
+from asterion_shared.console.web import Console, web_application
 
-PAGES = (
+Pages = tuple[tuple[str, str, int, bool], ...]
+"""Name, path, width in pixels, whether the page is dark."""
+
+OPERATOR_PAGES: Pages = (
     ("runs", "/", DESKTOP, False),
     ("run", "/runs/deep-field", DESKTOP, False),
     ("run-phone", "/runs/deep-field", PHONE, True),
     ("sites", "/sites", DESKTOP, False),
     ("launch", "/launch", DESKTOP, True),
 )
-"""Name, path, width in pixels, whether the page is dark."""
+SITE_PAGES: Pages = (
+    ("site", "/", DESKTOP, True),
+    ("plan", "/plans/trial-1", DESKTOP, False),
+    ("plans-phone", "/plans", PHONE, False),
+)
 
 
 def small(png: bytes) -> bytes:
@@ -32,22 +44,33 @@ def small(png: bytes) -> bytes:
     return out.getvalue()
 
 
+def take(pages: Pages, console: Console, folder: Path) -> None:
+    """Write ``console-NAME.png`` of each page of a console."""
+    with (
+        served(web_application(console), console.settings.port) as url,
+        chromium() as browser,
+    ):
+        sign_in(browser, url, "anna", PASSWORD)
+        for name, path, width, is_dark in pages:
+            resize(browser, width, 600)
+            dark(browser, is_dark)
+            browser.get(url + path)
+            file = folder / f"console-{name}.png"
+            picture(browser, file, 1900)
+            file.write_bytes(small(file.read_bytes()))
+
+
 def main(folder: Path) -> None:
-    """Write ``console-NAME.png`` of each page, of generated data."""
+    """Take all pictures, of generated data."""
     with tempfile.TemporaryDirectory() as work:
         made = everything(Path(work) / "centre", free_port(), SITES)
-        console = operator_console(made)
-        app, port = web_application(console), console.settings.port
-        running = RunFolder(made.runs / "deep-field").carried_out_here()
-        with running, served(app, port) as url, chromium() as browser:
-            sign_in(browser, url, "anna", PASSWORD)
-            for name, path, width, is_dark in PAGES:
-                resize(browser, width, 600)
-                dark(browser, is_dark)
-                browser.get(url + path)
-                file = folder / f"console-{name}.png"
-                picture(browser, file, 1900)
-                file.write_bytes(small(file.read_bytes()))
+        with RunFolder(made.runs / "deep-field").carried_out_here():
+            take(OPERATOR_PAGES, operator_console(made), folder)
+        clinic = new_clinic(Path(work))
+        clinic_console(clinic)
+        settings = read_site_settings(clinic.toml)
+        write_vitals(clinic.folder / "state", look_at_machine(settings, clinic.folder))
+        take(SITE_PAGES, site_console(clinic.toml), folder)
 
 
 if __name__ == "__main__":

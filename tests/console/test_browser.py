@@ -65,7 +65,7 @@ return low;
 """
 BEYOND = """
 const beyond = [];
-for (const one of document.querySelectorAll("main *, header *, .bar *")) {
+for (const one of document.querySelectorAll("main *, header *, .console-bar *")) {
   if (one.closest("pre, thead, .chart, .scroll") && innerWidth > 640) continue;
   if (one.closest("pre, thead, svg, .skip")) continue;
   const box = one.getBoundingClientRect();
@@ -168,14 +168,39 @@ def with_console(center: Path, port: int) -> Provisioned:
     return made
 
 
+def approve_at(browser: Chrome, url: str) -> None:
+    """Review and approve at a site's console the plan that its operator launched."""
+    resize(browser, PHONE)
+    sign_in(browser, url, "maria", PASSWORD)
+    until(browser, lambda b: in_text(b, "1 plan waits for a person"))
+    browser.find_element(By.LINK_TEXT, "1 plan waits for a person").click()
+    browser.find_element(By.LINK_TEXT, "by-hand").click()
+    for path in ("/plans/by-hand", "/", "/egress", "/budget", "/data", "/history"):
+        browser.get(url + path)
+        assert browser.execute_script(BEYOND) == [], path
+        assert browser.execute_script(LOW_CONTRAST) == [], path
+    browser.get(f"{url}/egress")
+    assert in_text(browser, "a refusal")
+    browser.get(f"{url}/plans/by-hand")
+    browser.find_element(By.ID, "act-plans-by-hand-approve").click()
+    until(browser, lambda b: in_text(b, "Run by-hand is approved"))
+    quiet(browser)
+
+
 def test_a_run_of_a_real_federation(
     tmp_path: Path, browser: Chrome, asterion: Callable[..., Ran]
 ) -> None:
     """Launched, watched without a reload, stopped and resumed in the browser alone."""
     port, center = free_port(), tmp_path / "live" / "center"
 
+    site_port, north = free_port(), tmp_path / "live" / "sites" / "north"
+
     def before_start(way: int) -> int:
         with_console(center, port)
+        toml = north / "site.toml"
+        text = toml.read_text().replace('approval = "auto"', 'approval = "person"')
+        toml.write_text(f"{text}\n[console]\nport = {site_port}\n")
+        set_person(north / "console-people.json", "maria", "acts", PASSWORD, COMMAND)
         return way
 
     plan = plan_of("by-hand", 6, task="classification", model={"name": "logistic"},
@@ -215,6 +240,7 @@ def test_a_run_of_a_real_federation(
         browser.find_element(By.LINK_TEXT, "Open the report").click()
         until(browser, lambda b: "6 of 6 rounds finished" in b.title)
         quiet(browser)
+        approve_at(browser, f"http://127.0.0.1:{site_port}")
         link = federation.child("center", "asterion_server.link_server")
         console = federation.child("center", "asterion_server.console.console")
         console.kill()
@@ -222,8 +248,11 @@ def test_a_run_of_a_real_federation(
         assert link.is_running()
     folder = RunFolder(center / "runs" / "by-hand")
     assert folder.read_signature() is not None
-    ran = asterion("audit", "verify", center / "audit")
-    assert ran.code == 0, ran.said
+    for side in (center, north / "state"):
+        ran = asterion("audit", "verify", side / "audit")
+        assert ran.code == 0, ran.said
+    told = b"".join(path.read_bytes() for path in (north / "state/audit").glob("*.jsonl"))
+    assert b'"person":"maria"' in told
     trail = b"".join(path.read_bytes() for path in sorted((center / "audit").glob("*.jsonl")))
     assert [
         act for act in (b"launch", b"stop", b"resume") if b'"act":"%s"' % act not in trail

@@ -33,6 +33,10 @@ class ConsoleKeeper:
                 self._told = str(error)
                 say(f"the console does not run: {error}")
 
+    def stop(self) -> None:
+        """End it."""
+        self._service.stop()
+
     def _tell(self, say: Callable[[str], None]) -> None:
         lines = [line.strip() for line in self._service.last_words().splitlines()]
         last = [line for line in lines if line and not line.startswith(GREETING)]

@@ -33,7 +33,7 @@ from asterion_shared.console.people import person_with, read_people
 from asterion_shared.console.rendering import environment_of, render, static_files
 from asterion_shared.console.sessions import Attempts, Session, Sessions
 from asterion_shared.console.settings import ConsoleSettings
-from asterion_shared.errors import AsterionError, UserInputError
+from asterion_shared.errors import AsterionError, OrderRefusedError, UserInputError
 
 LOG = logging.getLogger("asterion.console")
 LOOK_SECONDS = 1.0
@@ -188,7 +188,7 @@ class _Web:
         except NotThereError as error:
             return self.problem(visit.session, str(error), 404)
         except AsterionError as error:
-            status = 400 if isinstance(error, UserInputError) else 503
+            status = 400 if isinstance(error, UserInputError | OrderRefusedError) else 503
             return self.problem(visit.session, str(error), status)
         if isinstance(answer, Goto):
             visit.session.said = answer.said
