@@ -1,7 +1,7 @@
 """Backup and restore of a coordinator: settings, keys, runs, what sites said; while it runs.
 
-A run's newest checkpoint is copied before what only grows, so that the copy never has less on
-record than the checkpoint needs: who was asked, the rounds before it. Orders and reports on their
+A run's checkpoints are copied before what only grows, so that the copy never has less on
+record than the newest one needs: who was asked, the rounds before it. Orders and reports on their
 way are left out: a run that goes on posts its orders anew, and sites answer again.
 """
 
@@ -26,7 +26,7 @@ ON_THEIR_WAY = ("orders", "reports")
 """Below ``link``: large parts of orders and reports."""
 
 OF_A_PROCESS = ("lock", "process", "process.log", "early", "checkpoints")
-"""Of a run; its newest checkpoint is copied by itself."""
+"""Of a run; its checkpoints are copied by themselves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ def _files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _checkpoints(folder: Path, checkpoints: Path) -> Iterator[tuple[str, Path]]:
-    """The newest and the best, by names of their own: the run removes the first ones meanwhile."""
+    """All that there are, by names of their own: the run removes the first ones meanwhile."""
     held: dict[str, Path] = {}
     try:
         while wanted := _wanted(checkpoints):
@@ -155,8 +155,7 @@ def _checkpoints(folder: Path, checkpoints: Path) -> Iterator[tuple[str, Path]]:
 
 
 def _wanted(checkpoints: Path) -> list[Path]:
-    newest = max(checkpoints.glob("round-*.safetensors"), default=None)
-    return [] if newest is None else [newest, *sorted(checkpoints.glob("best-*.safetensors"))]
+    return sorted(checkpoints.glob("round-*.safetensors"))
 
 
 def _release(held: dict[str, Path]) -> None:

@@ -1,19 +1,16 @@
 """The best model of a run: that of the round whose pooled headline metric is the highest.
 
 The metrics of a round's model come with the answers of the next round, when that model's
-checkpoint is still there. If it is the best so far, the checkpoint gets a second name, under which
-it outlives the removal of old ones; nothing is written twice. At a run's end ``best.safetensors``
-is made from it, so that the file is the argmax of what ``result.json`` says, the initial and the
-final model included.
+checkpoint is still there; while it is the best so far, it is not removed. At a run's end
+``best.safetensors`` is made from it, so that the file is the argmax of what ``result.json`` says,
+the initial and the final model included.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from asterion_shared.errors import DiskProblemError
-from asterion_shared.files import sync_folder
+from asterion_server.checkpoint import checkpoint_file
 from asterion_shared.metrics import HEADLINE
 from asterion_shared.parameters import Layout, Vector, named_parts
 from asterion_shared.plan import TaskName
@@ -37,58 +34,20 @@ def best_round(rounds: Mapping[int, RoundResult], task: TaskName) -> tuple[int, 
     return max(known.items(), key=lambda found: (found[1], -found[0]), default=None)
 
 
-@dataclass
-class KeptBest:
-    """Keeps the checkpoint of the best round so far.
+def best_before(
+    rounds: Mapping[int, RoundResult], task: TaskName, best: int | None, number: int
+) -> int | None:
+    """The best round when a round is about to be stored, whose own metrics come with the next.
 
     Args:
-        checkpoints: the run's folder of them.
+        rounds: with the metrics of the model before that round.
         task: says the metric.
-        round: the best of those whose metrics will not change any more; None before the first.
+        best: the best when the round before it was stored; None: none was measured then.
+        number: the round.
     """
-
-    checkpoints: Path
-    task: TaskName
-    round: int | None = None
-
-    def restore(self, rounds: Mapping[int, RoundResult], done: int) -> None:
-        """Go on after the last finished round, whose own metrics come with the next one."""
-        self._choose({n: r for n, r in rounds.items() if n < done})
-
-    def keep(self, rounds: Mapping[int, RoundResult], number: int) -> None:
-        """Give the best round's checkpoint a name that lasts, before that of a round is stored.
-
-        Args:
-            rounds: with the metrics of the model before that round.
-            number: the round that is about to be stored.
-
-        Raises:
-            DiskProblemError: the folder is not writable, or its disk knows no hard links.
-        """
-        known = {n: rounds[n] for n in (self.round, number - 1) if n is not None and n in rounds}
-        self._choose(known)
-        if self.round != number - 1:
-            return
-        source, lasting = self.checkpoints / _name("round", self.round), self._lasting(self.round)
-        try:
-            lasting.unlink(missing_ok=True)  # of rounds that a restored run forgot
-            lasting.hardlink_to(source)
-            sync_folder(self.checkpoints)
-        except OSError as error:
-            raise DiskProblemError(lasting, error.strerror or type(error).__name__) from error
-
-    def drop_others(self) -> None:
-        """Remove the lasting names of rounds that are not the best any more."""
-        for path in self.checkpoints.glob("best-*.safetensors"):
-            if self.round is None or path != self._lasting(self.round):
-                path.unlink(missing_ok=True)
-
-    def _choose(self, known: Mapping[int, RoundResult]) -> None:
-        found = best_round(known, self.task)
-        self.round = None if found is None else found[0]
-
-    def _lasting(self, best: int) -> Path:
-        return self.checkpoints / _name("best", best)
+    known = {n: rounds[n] for n in (best, number - 1) if n is not None and n in rounds}
+    found = best_round(known, task)
+    return None if found is None else found[0]
 
 
 def write_last(
@@ -147,21 +106,12 @@ def write_best(
     if best == done:
         path.unlink(missing_ok=True)
         return BestModel(path=last.path, sha256=last.sha256, round=best, metric=metric, value=value)
-    source = _source(folder / "checkpoints", best)
-    if source is None:
+    source = checkpoint_file(folder / "checkpoints", best)
+    if not source.exists():
         path.unlink(missing_ok=True)
         return None
     digest = _write(path, map_tensors(source).tensors["weights"], layout, facts, best)
     return BestModel(path=BEST_FILE, sha256=digest, round=best, metric=metric, value=value)
-
-
-def _source(checkpoints: Path, best: int) -> Path | None:
-    places = (checkpoints / _name("round", best), checkpoints / _name("best", best))
-    return next((path for path in places if path.exists()), None)
-
-
-def _name(kind: str, number: int) -> str:
-    return f"{kind}-{number:06d}.safetensors"
 
 
 def _write(

@@ -67,8 +67,18 @@ def read_sites(text: str) -> tuple[SiteSummary, ...]:
     return tuple(SiteSummary.model_validate_json(line) for line in text.splitlines())
 
 
-def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
-    """Write a checkpoint atomically; the one before it is kept, older ones are removed.
+def checkpoint_file(folder: Path, number: int) -> Path:
+    """Where a round's checkpoint stands in a run's folder of them."""
+    return folder / f"round-{number:06d}.safetensors"
+
+
+def store(checkpoint: Checkpoint, folder: Path, best: int | None = None) -> Checkpoint:
+    """Write a checkpoint atomically; older ones are removed but the one before it and the best.
+
+    Args:
+        checkpoint: what to write.
+        folder: the run's folder of them.
+        best: the round whose checkpoint stays (:mod:`asterion_server.best_model`); None: none.
 
     Returns:
         The same, with its final rounds where they are now, and large weights
@@ -96,11 +106,13 @@ def store(checkpoint: Checkpoint, folder: Path) -> Checkpoint:
     # As bytes: in the metadata every quotation mark would be escaped, and back again.
     arrays |= {name: np.frombuffer(text.encode(), np.uint8) for name, text in texts.items()}
     arrays |= {f"{STRATEGY_PREFIX}{name}": a for name, a in checkpoint.strategy.items()}
-    newest = folder / f"round-{checkpoint.round:06d}.safetensors"
+    newest = checkpoint_file(folder, checkpoint.round)
     write_parts_atomically(newest, file_parts(arrays, {"facts": json.dumps(facts)}))
     reached("C6")
+    kept = None if best is None else checkpoint_file(folder, best)
     for path in sorted(folder.glob("round-*.safetensors"))[:-2]:
-        path.unlink()
+        if path != kept:
+            path.unlink()
     for path in folder.glob(".round-*.part"):  # of a process that was killed as it wrote
         path.unlink()
     weights = checkpoint.weights

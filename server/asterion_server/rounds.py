@@ -13,7 +13,7 @@ from typing import Literal
 
 from asterion_server.asked_rounds import asking_of, charge_asking, times_asked
 from asterion_server.asking import Asking
-from asterion_server.best_model import KeptBest, write_best, write_last
+from asterion_server.best_model import best_before, best_round, write_best, write_last
 from asterion_server.central_step import CentralStep, central_step_of
 from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
 from asterion_server.deadlines import Deadlines, evaluates
@@ -135,7 +135,6 @@ class _Loop:
     quarantine: Quarantine | None = None
     """The step itself, where the plan has one."""
 
-    best: KeptBest = field(init=False)
     rounds_allowed: int | None = field(init=False)
     """How often privacy lets a site be asked to train; None: as often as the plan says."""
 
@@ -145,6 +144,9 @@ class _Loop:
     calibrations: dict[int, Calibration] = field(default_factory=dict)
     done: int = -1
     """Last finished round; -1 before the count."""
+
+    best: int | None = None
+    """The best of the rounds before it; None when none of them was measured."""
 
     stored: Checkpoint | None = None
     """The last checkpoint."""
@@ -157,7 +159,6 @@ class _Loop:
         self.rounds_allowed = rounds_allowed(self.plan)
         self.step = central_step_of(self.plan, self.folder / "early")
         checkpoints = self.folder / "checkpoints"
-        self.best = KeptBest(checkpoints, self.plan.task)
         found = load_latest(checkpoints, self.facts.run, self.plan)
         self.started = utc_now()
         if found is None:
@@ -171,7 +172,8 @@ class _Loop:
         if found is not None:
             self.weights, self.started, self.done = found.weights, found.started, found.round
             self.rounds = {r.round: r for r in rounds_of(found, checkpoints)}
-            self.best.restore(self.rounds, self.done)
+            measured = {n: r for n, r in self.rounds.items() if n < self.done}
+            self.best = (best_round(measured, self.plan.task) or (None,))[0]
             self.sites.restore(found.sites)
             self.step.restore(found.strategy)
             self.stored = found
@@ -387,8 +389,7 @@ class _Loop:
             strategy=dict(self.step.state()),
             cohort={} if self.folding is None else dict(self.folding.settings()),
         )
-        self.best.keep(self.rounds, number)
-        self.stored = store(checkpoint, self.folder / "checkpoints")
-        self.best.drop_others()
+        self.best = best_before(self.rounds, self.plan.task, self.best, number)
+        self.stored = store(checkpoint, self.folder / "checkpoints", self.best)
         self.weights = self.stored.weights
         self.done = number

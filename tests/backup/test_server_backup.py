@@ -91,7 +91,6 @@ def begun(folder: Path, kind: str) -> RunFolder:
     (run.path / "checkpoints").mkdir()
     for number in (1, 2):
         (run.path / "checkpoints" / f"round-{number:06d}.safetensors").write_bytes(b"%d" % number)
-    (run.path / "checkpoints" / "best-000000.safetensors").write_bytes(b"0")
     (run.path / "checkpoints" / "rounds.jsonl").write_text("{}\n")
     (run.path / "asked.jsonl").write_text("{}\n")
     (run.path / "process.log").write_text("x")
@@ -118,7 +117,7 @@ def test_a_private_run_waits_for_a_person_and_others_go_on(
     assert "epsilon would leave it out" in str(RunFolder(target / "runs" / "sitenoise").problem())
     assert "its own end" in str(RunFolder(target / "runs" / "record").problem())
     kept = sorted(p.name for p in (target / "runs" / "prox").rglob("*") if p.is_file())
-    assert kept == ["asked.jsonl", "best-000000.safetensors", "launch.json", "plan.json",
+    assert kept == ["asked.jsonl", "launch.json", "plan.json", "round-000001.safetensors",
                     "round-000002.safetensors", "rounds.jsonl"]  # fmt: skip
     assert not list(coordinator.rglob(".backup-*"))
     assert open_provisioned(target).settings.sites == ("north", "south")

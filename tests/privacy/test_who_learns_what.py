@@ -349,7 +349,7 @@ def test_what_a_coordinator_stores(runs: dict[str, Played], mode: str, tmp_path:
     assert best is not None
     known = {r.round: r.pooled["auroc"] or 0.0 for r in played.result.rounds[:ROUNDS]}
     kept = max(known, key=lambda number: (known[number], -number))
-    models = {f"checkpoints/best-{kept:06d}.safetensors", best.path}
+    models = {f"checkpoints/round-{kept:06d}.safetensors", best.path}
     assert stored == asked | models | {
         "plan.json", "launch.json", "process", "server.log", "events.jsonl", "result.json",
         "report.html", "model.safetensors", "checkpoints/round-000001.safetensors",

@@ -52,7 +52,7 @@ def draw_attention(plan: Plan, case: Case, attention: Attention, result: CaseRes
         if heat is not None:
             laid = seen.turn(heat[cut] if cut else heat)
             # One colour, the more of it the hotter: a map of colours would hide the image's own.
-            colour = np.broadcast_to(np.float32(to_rgb(PREDICTION)), (*laid.shape, 3))
+            colour = np.broadcast_to(np.array(to_rgb(PREDICTION), np.float32), (*laid.shape, 3))
             axis.imshow(np.dstack([colour, OVERLAY * laid]), origin=origin, aspect=seen.aspect,
                         interpolation="bilinear")  # fmt: skip
         axis.set_title(title, color=INK, fontsize=10)

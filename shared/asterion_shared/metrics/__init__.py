@@ -5,6 +5,7 @@ statistics a plan has, whether a set of them holds, and the metrics read off the
 """
 
 from collections.abc import Callable, Mapping
+from typing import Literal
 
 import numpy as np
 
@@ -51,7 +52,7 @@ __all__ = [
     "summarise",
 ]
 
-HEADLINE: dict[TaskName, str] = {
+HEADLINE: dict[TaskName, Literal["dice", "auroc"]] = {
     "segmentation": "dice",
     "classification": "auroc",
     "anomaly": "auroc",
