@@ -297,11 +297,12 @@ def carry_on(folder: Path, say: Say) -> list[str]:
     return sites.worked
 
 
-def _telling(
-    store: Callable[[Checkpoint, Path], Checkpoint], say: Say
-) -> Callable[[Checkpoint, Path], Checkpoint]:
-    def stored(given: Checkpoint, folder: Path) -> Checkpoint:
-        found = store(given, folder)
+Store = Callable[[Checkpoint, Path, int | None], Checkpoint]
+
+
+def _telling(store: Store, say: Say) -> Store:
+    def stored(given: Checkpoint, folder: Path, best: int | None) -> Checkpoint:
+        found = store(given, folder, best)
         say("checkpoint", given.round)
         return found
 
