@@ -1,6 +1,7 @@
 """A run's numbers in TensorBoard's files and in a real MLflow tracking server."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -160,24 +161,25 @@ def server(tmp_path: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address, log = f"http://127.0.0.1:{port}", (tmp_path / "server.log").open("wb")
+    address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1",
                "--port", str(port), "--workers", "1",
                "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.sqlite",
                "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
     environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
-    process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path)
+    with (tmp_path / "server.log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path,
+                                   start_new_session=True)  # fmt: skip
     try:
         _await(f"{address}/health", process)
         yield address
     finally:
-        process.terminate()
-        process.wait(30)
-        log.close()
+        os.killpg(process.pid, signal.SIGKILL)  # its workers too
+        process.wait()
 
 
 def _await(address: str, process: "subprocess.Popen[bytes]") -> None:
-    for _ in range(600):
+    for _ in range(1500):
         assert process.poll() is None
         try:
             with urllib.request.urlopen(address, timeout=2):  # noqa: S310  # ours
