@@ -166,7 +166,10 @@ def server(tmp_path: Path) -> Iterator[str]:
                "--port", str(port), "--workers", "1",
                "--backend-store-uri", f"sqlite:///{tmp_path}/mlflow.sqlite",
                "--artifacts-destination", str(tmp_path / "artifacts")]  # fmt: skip
-    environment = os.environ | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = os.environ | {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # workers for what is not asked for here
+    }
     with (tmp_path / "server.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env=environment, cwd=tmp_path,
                                    start_new_session=True)  # fmt: skip
