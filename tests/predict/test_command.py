@@ -27,9 +27,10 @@ from asterion_shared.tensor_files import write_tensors
 LISTENING = """
 import os, sys, traceback
 def hear(event, _):
+    if not event.startswith("socket."):
+        return
     # urllib3 asks the kernel, when it is imported, whether there is IPv6 at all.
-    asks = "_has_ipv6" in [frame.name for frame in traceback.extract_stack()]
-    if event.startswith("socket.") and not asks:
+    if "_has_ipv6" not in [frame.name for frame in traceback.extract_stack()]:
         with open(os.environ["HEARD"], "a") as file:
             file.write(event + chr(10))
 sys.addaudithook(hear)
