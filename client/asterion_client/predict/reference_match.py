@@ -216,7 +216,9 @@ def summarise_matches(matches: Mapping[str, Matched], num_without: int) -> dict[
         matches: by image.
         num_without: images without world coordinates, which are left out.
     """
-    rows = [{"file": name} | _of_image(matched) for name, matched in matches.items()]
+    rows: list[dict[str, Any]] = [
+        {"file": name, **_of_image(matched)} for name, matched in matches.items()
+    ]
     return {
         "images_without_coordinates": num_without,
         "completeness": _added([row["completeness"] for row in rows]),
@@ -256,7 +258,7 @@ def _by_quarter(flux: Numbers, flags: npt.NDArray[np.bool_]) -> list[dict[str, A
     if not len(ranked):
         return []
     return [
-        {"quarter": number} | _range(flux[part]) | _share(flags[part])
+        {"quarter": number, **_range(flux[part]), **_share(flags[part])}
         for number, part in enumerate(np.array_split(ranked, QUARTERS), start=1)
     ]
 
@@ -269,6 +271,6 @@ def _range(flux: Numbers) -> dict[str, Any]:
 def _added_quarters(images: Sequence[Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
     known = [quarters for quarters in images if quarters]
     return [
-        {"quarter": number} | _added(parts)
+        {"quarter": number, **_added(parts)}
         for number, parts in enumerate(zip(*known, strict=True), start=1)
     ]
