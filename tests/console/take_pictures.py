@@ -3,6 +3,7 @@
 import io
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from PIL import Image
@@ -15,6 +16,7 @@ from tests.link.loopback import free_port
 from asterion_client.check_machine import look_at_machine
 from asterion_client.console.console import site_console
 from asterion_client.settings import read_site_settings
+from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.site_vitals import write_vitals
 from asterion_server.console.console import operator_console
 from asterion_server.run_folder import RunFolder
@@ -70,6 +72,10 @@ def main(folder: Path) -> None:
         clinic_console(clinic)
         settings = read_site_settings(clinic.toml)
         write_vitals(clinic.folder / "state", look_at_machine(settings, clinic.folder))
+        write_status(clinic.folder / "state", SiteStatus(
+            site="clinic", connected=True, last_contact=time.time(), refused="", working="",
+            started=time.time(), written=time.time(),
+        ))  # fmt: skip
         take(SITE_PAGES, site_console(clinic.toml), folder)
 
 
