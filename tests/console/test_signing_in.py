@@ -78,7 +78,9 @@ def test_signing_in_needs_the_form_of_this_browser(stranger: Browser) -> None:
     answer = stranger.client.post("/sign-in", data=form | {"form": token}, headers=elsewhere)
     assert answer.status_code == 400
     token = stranger.hidden("/sign-in", "form")
+    stranger.get("/sign-in")  # in another tab, or by a page whose session has ended
     assert stranger.client.post("/sign-in", data=form | {"form": token}).status_code == 200
+    assert stranger.hidden("/sign-in", "form") != token
 
 
 def test_many_tries_have_to_wait_and_the_right_password_too(stranger: Browser) -> None:

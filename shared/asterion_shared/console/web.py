@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import secrets
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -42,6 +43,7 @@ LOOK_SECONDS = 1.0
 MOST_WATCHED = 64
 """Open pages that hear of changes at one time; others are as they were loaded."""
 
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{43}")
 _HASHES_AT_ONCE = 2
 """Passwords that are checked at one time: each takes 64 MiB."""
 
@@ -105,27 +107,27 @@ class _Web:
 
     async def sign_in(self, request: Request) -> Response:
         if request.method == "GET":
-            return self.sign_in_page("", "", 200)
+            return self.sign_in_page(request, "", "", 200)
         async with request.form(max_files=0, max_fields=10) as form:
             fields = {key: str(value) for key, value in form.items()}
         name, password = fields.get("name", "").strip(), fields.get("password", "")
         token, held = fields.get("form", ""), request.cookies.get(f"{self.cookie}-form", "")
         if not _same(token, held) or not _from_here(request):
             words = "The page was too old, or cookies are switched off. Please try again."
-            return self.sign_in_page(name, words, 400)
+            return self.sign_in_page(request, name, words, 400)
         address = f"address {request.client.host if request.client else ''}"
         keys = [f"name {name[:64]}", address]
         wait = self.attempts.begin(keys)
         if wait > 0:
             words = f"There were too many tries. Please wait {wait:.0f} seconds."
-            answer = self.sign_in_page(name, words, 429)
+            answer = self.sign_in_page(request, name, words, 429)
             answer.headers["Retry-After"] = f"{wait:.0f}"
             return answer
         async with self._hashing:
             people = await run_in_threadpool(read_people, self.console.people, self.console.command)
             person = await run_in_threadpool(person_with, people, name, password)
         if person is None:
-            return self.sign_in_page(name, "Name or password is wrong.", 403)
+            return self.sign_in_page(request, name, "Name or password is wrong.", 403)
         self.attempts.succeeded(keys[0], keys[1:])
         self.sessions.end(request.cookies.get(self.cookie, ""))
         done = RedirectResponse(self.console.tabs[0].path, 303)
@@ -133,8 +135,10 @@ class _Web:
         done.delete_cookie(f"{self.cookie}-form")
         return done
 
-    def sign_in_page(self, name: str, said: str, status: int) -> Response:
-        token = secrets.token_urlsafe(32)
+    def sign_in_page(self, request: Request, name: str, said: str, status: int) -> Response:
+        # The same for all pages of a browser: else a second one would spoil the first.
+        held = request.cookies.get(f"{self.cookie}-form", "")
+        token = held if _TOKEN.fullmatch(held) else secrets.token_urlsafe(32)
         values = {"form": token, "name": name, "said": said}
         answer = self.shown(None, Shown("sign_in.html.j2", values, status))
         self.set_cookie(answer, f"{self.cookie}-form", token)
