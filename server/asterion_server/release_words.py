@@ -14,11 +14,13 @@ from asterion_shared.reports.metric_words import (
     number,
     secondary_metrics,
 )
-from asterion_shared.reports.report_page import interval, plural
+from asterion_shared.reports.report_page import interval, num_tested, plural
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics
 
 NOT_RECORDED = "not recorded"
+FEW_TESTED = 30
+"""Test examples in all below which the card says that they are few."""
 
 _TASKS = {
     "segmentation": "marks, in {what}, each point as one of: {classes}",
@@ -86,9 +88,18 @@ def metric_rows(metrics: Metrics, plan: Plan) -> list[tuple[str, ...]]:
     classes = [f"{headline}/{name}" for name in plan.data.classes]
     names = [n for n in (headline, *secondary_metrics(plan.task), *classes) if n in metrics]
     return [
-        (label(n), number(metrics[n]), interval(metrics, n), number(metrics.get(f"{BASELINE}{n}")))
+        (
+            label(n),
+            _measured(metrics[n]),
+            interval(metrics, n),
+            number(metrics.get(f"{BASELINE}{n}")),
+        )
         for n in names
     ]
+
+
+def _measured(value: float | None) -> str:
+    return "not defined" if value is None else number(value)
 
 
 def site_rows(run: TrainedRun) -> list[tuple[str, ...]]:
@@ -112,6 +123,8 @@ def limits(run: TrainedRun, own: str) -> list[str]:
         "Every number comes from test data of the sites that trained it; how it does elsewhere is "
         "not known from this run."
     )
+    if (count := num_tested(result)) < FEW_TESTED:
+        found.append(f"{plural(count, 'test example')} in all are few: expect other numbers.")
     if run.chosen == "best":
         found.append(
             "It was chosen among the models of all rounds by the same test data that its numbers "
@@ -129,7 +142,9 @@ def limits(run: TrainedRun, own: str) -> list[str]:
         found.append(f"No report of {', '.join(unseen)} is in the model.")
     if not result.is_live:
         found.append("The federation was simulated on one machine.")
-    return [*found, *(f"{sentence[:1].upper()}{sentence[1:]}." for sentence in absences(result))]
+    if any(r.missing for r in result.rounds):
+        found += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in absences(result)]
+    return found
 
 
 def calibration_sentences(run: TrainedRun) -> list[str]:
@@ -173,7 +188,7 @@ def privacy_sentences(run: TrainedRun) -> list[str]:
     if account is None:
         found.append(
             "A model can hold traces of the data it was trained on; here nothing bounds what could "
-            "be learnt from it about one patient."
+            "be learnt from it about a single case."
         )
     return found
 

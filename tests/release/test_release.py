@@ -136,6 +136,8 @@ def test_the_card_has_the_numbers_and_says_what_nobody_recorded(card: str) -> No
     assert "Only to count cells | on slides of this study." in card
     assert "(reference standard): *Not recorded.*" in card
     assert "Site north missing in rounds 2-3 (late)." in card
+    assert "| HD95 (mm) | not defined |" in card
+    assert "are few" not in card
     assert "the signature holds under the key" in card
     assert "None" not in card.replace("None: updates leave", "")
 
@@ -158,12 +160,18 @@ def test_what_was_fitted_goes_with_the_final_model_alone(tmp_path: Path) -> None
         r.model_copy(update={"pooled": auroc}) for r in (a_round(2, 0.8, 0.7, SITES), last)
     )
     made = coordinator_with_run(
-        tmp_path, plan, decisions=DECISIONS, rounds=rounds, final_metrics=auroc
+        tmp_path,
+        plan,
+        decisions=DECISIONS,
+        rounds=rounds,
+        final_metrics=auroc,
+        sites=tuple({"name": site, "num_examples": 9, "num_test": 2} for site in SITES),
     )
     final = release(made, RUN, ReleaseSettings())
     opened = open_release(final.folder)
     assert (opened.temperature, opened.thresholds) == (1.6, {"youden": 0.37})
     card = (final.folder / "docs/README.md").read_text()
+    assert "* 6 test examples in all are few" in card
     assert "It was too sure: dividing its logits by 1.600" in card
     assert (
         "At the threshold 0.37 (youden) it finds 90 % of the positive cases and calls 20 %" in card
