@@ -6,7 +6,7 @@ the metrics of the same run say nothing about how well they do on others.
 """
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +126,8 @@ def _temperature(at: Values, positives: Values, negatives: Values) -> dict[str, 
         )
 
     bounds = (np.log(COLDEST), np.log(HOTTEST))
-    best = float(minimize_scalar(loss, bounds=bounds, method="bounded").x)
+    found: Any = minimize_scalar(loss, bounds=bounds, method="bounded")
+    best = float(found.x)
     at_an_end = min(best - bounds[0], bounds[1] - best) < 0.01
     if at_an_end:
         return {}
