@@ -99,6 +99,15 @@ def test_completeness_and_purity_are_counted_by_quarter(tmp_path: Path) -> None:
     assert near.facts["reference"]["completeness"]["count"] == 1
 
 
+def test_bad_pixels_are_no_object(tmp_path: Path) -> None:
+    # What is dark is the object to this one, and bad pixels are shown to it as dark sky.
+    model = released(tmp_path / "r", plan_of("segmentation", PLANE), Bright(-20.0))
+    predict(model, store_field(tmp_path / "in"), tmp_path / "out")
+    with fits.open(tmp_path / "out/masks/field.fits") as mask:
+        assert (mask["SEG"].data[20, 20], mask["PROB"].data[20, 20]) == (0, 0)
+        assert (mask["SEG"].data[0, 0], mask["UNCERT"].data[20, 20]) == (1, 0)
+
+
 def test_quarters_are_those_of_each_image(tmp_path: Path) -> None:
     folder = store_field(tmp_path / "in")
     with fits.open(folder / "field.fits") as bright:
