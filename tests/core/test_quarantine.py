@@ -292,7 +292,7 @@ def coordinator(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A coordinator's folder with a run that was cut after round 2, both with a held report."""
 
     class Made:
-        runs = tmp_path / "runs"
+        folder, runs = tmp_path, tmp_path / "runs"
 
     monkeypatch.setattr("asterion_server.keys.open_provisioned", lambda folder: Made)
     stop_after(Made.runs / "r1", plan_of(count=4), 2, tmp_path, lies=(1, 2))
