@@ -1,8 +1,10 @@
-"""The pages of the API reference: one a module, written anew at each build."""
+"""The pages of the API reference: one a package, written anew at each build."""
 
+import importlib
 import pkgutil
 import shutil
-from importlib.util import find_spec
+from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 PACKAGES = {
@@ -11,36 +13,42 @@ PACKAGES = {
     "asterion_server": "the coordinator",
     "asterion_sim": "many virtual sites on one machine",
 }
-GENERATED = ("link_pb2", "link_pb2_grpc")
+LEFT_OUT = ("link_pb2", "link_pb2_grpc", "__main__")
 
 
 def write_api(folder: Path) -> None:
-    """Write a page for each module of the four packages, and an index of each package.
+    """Write a page for each package and its modules, and an index.
+
+    Every module is imported here: Sphinx imports with ``TYPE_CHECKING`` set, which some of the
+    libraries that are used do not take.
 
     Args:
         folder: its content is replaced.
     """
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
+    listed = []
     for package, words in PACKAGES.items():
-        modules = _modules(package)
-        for module in modules:
-            page = f"# {module}\n\n```{{eval-rst}}\n.. automodule:: {module}\n   :members:\n```\n"
-            (folder / f"{module}.md").write_text(page, encoding="utf-8")
-        listed = "\n".join(modules)
-        (folder / f"{package}-index.md").write_text(
-            f"# {package}: {words}\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n",
-            encoding="utf-8",
-        )
-    listed = "\n".join(f"{package}-index" for package in PACKAGES)
-    (folder / "index.md").write_text(
-        f"# API reference\n\n```{{toctree}}\n:maxdepth: 1\n\n{listed}\n```\n",
-        encoding="utf-8",
-    )
+        found = sorted(_modules(package), key=lambda name: (name.rpartition(".")[0], name))
+        for parent, modules in groupby(found, lambda name: name.rpartition(".")[0]):
+            listed.append(parent)
+            title = f"{parent}: {words}" if parent == package else parent
+            (folder / f"{parent}.md").write_text(_page(title, modules), encoding="utf-8")
+    lines = "\n".join(listed)
+    index = f"# API reference\n\n```{{toctree}}\n:maxdepth: 1\n\n{lines}\n```\n"
+    (folder / "index.md").write_text(index, encoding="utf-8")
 
 
-def _modules(package: str) -> list[str]:
-    spec = find_spec(package)
-    places = [] if spec is None else list(spec.submodule_search_locations or [])
-    found = pkgutil.walk_packages(places, prefix=f"{package}.")
-    return [m.name for m in found if m.name.rpartition(".")[2] not in (*GENERATED, "__main__")]
+def _page(title: str, modules: Iterator[str]) -> str:
+    parts = [
+        f"## {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n```\n"
+        for name in modules
+    ]
+    return "\n".join([f"# {title}\n", *parts])
+
+
+def _modules(package: str) -> Iterator[str]:
+    for found in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
+        if not found.ispkg and found.name.rpartition(".")[2] not in LEFT_OUT:
+            importlib.import_module(found.name)
+            yield found.name

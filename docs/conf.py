@@ -29,9 +29,13 @@ autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
 suppress_warnings = [
+    "docutils",  # of patterns in the types of constants, which are taken for references
     "myst.xref_missing",  # of folders; tests/documents/test_links.py looks at every link
     "ref.python",  # one name in several modules, in docstrings
 ]
+
+
+_NO_MARKUP = re.compile(r"(``.*?``)|(\*(?=\w+(?![\w*]))|\|)")
 
 
 def _carry_out(app: Sphinx, name: str, source: list[str]) -> None:
@@ -48,7 +52,15 @@ def _carry_out(app: Sphinx, name: str, source: list[str]) -> None:
         source[0] = FENCE.sub(told, source[0])
 
 
+def _as_text(*given: object) -> None:
+    """Shapes such as ``(N, *S)`` and sizes such as ``|x|`` in docstrings are no markup."""
+    lines = given[-1]
+    if isinstance(lines, list):
+        lines[:] = [_NO_MARKUP.sub(lambda m: m[1] or f"\\{m[2]}", line) for line in lines]
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     write_api(Path(app.srcdir) / "api")
     app.connect("source-read", _carry_out)
+    app.connect("autodoc-process-docstring", _as_text)
