@@ -28,6 +28,7 @@ html_copy_source = False
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # else an attribute with a docstring is described twice
 suppress_warnings = [
     "docutils",  # of patterns in the types of constants, which are taken for references
     "myst.xref_missing",  # of folders; tests/documents/test_links.py looks at every link
