@@ -11,9 +11,11 @@ from selenium.webdriver import Chrome
 from selenium.webdriver.chrome.options import Options
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
 
 MISSING = "chromium and chromium-driver are not installed: apt install chromium chromium-driver"
 DESKTOP, PHONE = 1280, 390
+ANSWERED = "return window.asked === undefined && document.readyState === 'complete'"
 
 
 def is_there() -> bool:
@@ -54,11 +56,14 @@ def dark(driver: Chrome, wanted: bool) -> None:
 
 
 def sign_in(driver: Chrome, url: str, name: str, password: str) -> None:
-    """Through the form, as a person does."""
+    """Through the form, as a person does; returns when the page that answers is there."""
     driver.get(f"{url}/sign-in")
     driver.find_element(By.ID, "name").send_keys(name)
     driver.find_element(By.ID, "password").send_keys(password)
+    driver.execute_script("window.asked = true")
     driver.find_element(By.CSS_SELECTOR, "main button").click()
+    # A click may return before its answer, which then comes over the page that is opened next.
+    WebDriverWait(driver, 60).until(lambda one: one.execute_script(ANSWERED))
 
 
 def picture(driver: Chrome, path: Path, most_height: int = 2400) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
@@ -155,7 +156,8 @@ def test_with_the_keyboard_alone(browser: Chrome, full: str) -> None:
 
 
 def in_text(browser: Chrome, words: str) -> bool:
-    return words in browser.find_element(By.ID, "live").text
+    # In one step: a live page replaces its parts, also between finding one and reading it.
+    return words in browser.execute_script("return document.body ? document.body.innerText : ''")
 
 
 def with_console(center: Path, port: int) -> Provisioned:
@@ -168,13 +170,25 @@ def with_console(center: Path, port: int) -> Provisioned:
     return made
 
 
+def press(browser: Chrome, by: str, what: str) -> None:
+    """Click on what may not be there yet, or may be replaced at this moment."""
+
+    def pressed(one: Chrome) -> bool:
+        one.find_element(by, what).click()
+        return True
+
+    gone = (NoSuchElementException, StaleElementReferenceException)
+    WebDriverWait(browser, 60, 0.2, ignored_exceptions=gone).until(pressed)
+
+
 def approve_at(browser: Chrome, url: str) -> None:
     """Review and approve at a site's console the plan that its operator launched."""
     resize(browser, PHONE)
     sign_in(browser, url, "maria", PASSWORD)
     until(browser, lambda b: in_text(b, "1 plan waits for a person"))
-    browser.find_element(By.LINK_TEXT, "1 plan waits for a person").click()
-    browser.find_element(By.LINK_TEXT, "by-hand").click()
+    press(browser, By.LINK_TEXT, "1 plan waits for a person")
+    press(browser, By.LINK_TEXT, "by-hand")
+    until(browser, lambda b: b.current_url.endswith("/plans/by-hand"))
     for path in ("/plans/by-hand", "/", "/egress", "/budget", "/data", "/history"):
         browser.get(url + path)
         assert browser.execute_script(BEYOND) == [], path
@@ -182,7 +196,7 @@ def approve_at(browser: Chrome, url: str) -> None:
     browser.get(f"{url}/egress")
     assert in_text(browser, "a refusal")
     browser.get(f"{url}/plans/by-hand")
-    browser.find_element(By.ID, "act-plans-by-hand-approve").click()
+    press(browser, By.ID, "act-plans-by-hand-approve")
     until(browser, lambda b: in_text(b, "Run by-hand is approved"))
     quiet(browser)
 
@@ -221,23 +235,23 @@ def test_a_run_of_a_real_federation(
         browser.get(f"{url}/launch")
         browser.find_element(By.ID, "plan").send_keys(str(plan_file))
         browser.find_element(By.ID, "signature").send_keys(str(signature_file))
-        browser.find_element(By.CSS_SELECTOR, "main button").click()
+        press(browser, By.CSS_SELECTOR, "main button")
         until(browser, lambda b: b.title.startswith("The plan is right"), 120)
-        browser.find_element(By.ID, "act-launch-go").click()
+        press(browser, By.ID, "act-launch-go")
         until(browser, lambda b: b.current_url.endswith("/runs/by-hand"))
         browser.execute_script("window.kept = true")
         until(browser, lambda b: not in_text(b, "no round is finished yet"), 120)
         assert browser.execute_script("return window.kept"), "the page was loaded anew"
         until(browser, lambda b: in_text(b, "of 6 rounds so far"), 60)
-        browser.find_element(By.ID, "stop-first").click()
-        browser.find_element(By.ID, "act-runs-by-hand-stop").click()
+        press(browser, By.ID, "stop-first")
+        press(browser, By.ID, "act-runs-by-hand-stop")
         until(browser, lambda b: in_text(b, "is stopped. Its finished rounds are kept."))
         until(browser, lambda b: in_text(b, "stopped after"))
         resize(browser, DESKTOP)
-        browser.find_element(By.ID, "act-runs-by-hand-resume").click()
+        press(browser, By.ID, "act-runs-by-hand-resume")
         until(browser, lambda b: in_text(b, "6 of 6 rounds finished"), 180)
         assert browser.execute_script(BEYOND) == []
-        browser.find_element(By.LINK_TEXT, "Open the report").click()
+        press(browser, By.LINK_TEXT, "Open the report")
         until(browser, lambda b: "6 of 6 rounds finished" in b.title)
         quiet(browser)
         approve_at(browser, f"http://127.0.0.1:{site_port}")
