@@ -5,6 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
 
 from asterion_shared import __version__
@@ -63,5 +64,6 @@ def _as_text(*given: object) -> None:
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
     write_api(Path(app.srcdir) / "api")
+    app.add_lexer("hand", TextLexer)  # what a guide's reader does away from the terminal
     app.connect("source-read", _carry_out)
     app.connect("autodoc-process-docstring", _as_text)

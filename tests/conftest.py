@@ -5,9 +5,11 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import monai  # noqa: F401
 import pytest
 
-# Large packages, loaded once: a run whose process lacks them has a child build its network.
+# Large packages, loaded once: a run whose process lacks them has a child build its network, and
+# MONAI warns of what it finds in other packages.
 import asterion_shared.networks  # noqa: F401
 from asterion_shared.command_line import main
 

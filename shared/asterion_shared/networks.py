@@ -4,8 +4,6 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from monai.networks.nets.densenet import DenseNet121
-from monai.networks.nets.unet import UNet
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -43,6 +41,8 @@ def _unet(plan: Plan) -> nn.Module:
         msg = f"model.widths is {widths} and unet needs at least 2 levels; give 2 or more numbers"
         raise PlanMismatchError(msg)
     _check_divisible(plan, 2 ** (len(widths) - 1))
+    from monai.networks.nets.unet import UNet  # MONAI takes seconds to load: only who needs it
+
     return UNet(
         spatial_dims=data.dimensions,
         in_channels=len(data.channels),
@@ -65,6 +65,8 @@ def _densenet121(plan: Plan) -> nn.Module:
             "make it at least 32 or choose model.name = 'residual'"
         )
         raise PlanMismatchError(msg)
+    from monai.networks.nets.densenet import DenseNet121
+
     return DenseNet121(
         spatial_dims=data.dimensions,
         in_channels=len(data.channels),

@@ -21,7 +21,6 @@ from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.splits import split_field, split_records
 from asterion_client.data.table_cases import group_hash, read_table, training_scale
-from asterion_client.data.transforms import prepare
 from asterion_client.settings import SiteDataSettings, SiteSettings
 from asterion_client.withdrawals import ensure_salt
 from asterion_shared.cases import Case, CaseList, SiteData
@@ -264,6 +263,8 @@ def case_of(
     Raises:
         UnreadableFileError: as :func:`asterion_client.data.transforms.prepare`.
     """
+    from asterion_client.data.transforms import prepare  # MONAI's take seconds to load
+
     try:
         prepared = prepare(raw, mask, contract)
     except UnreadableFileError as error:

@@ -7,7 +7,6 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -118,6 +117,8 @@ def _unpad(padded: Floats, case: Case) -> Floats:
 
 def _slide(predict: Callable[[Tensor], Tensor], image: Floats, plan: Plan, device: str) -> Tensor:
     """Predict (1, channels, *S) for an image (C, *S), window by window; smaller ones are padded."""
+    from monai.inferers.utils import sliding_window_inference  # seconds to load: only who slides
+
     size = plan.data.patch_size
     inputs = torch.from_numpy(np.ascontiguousarray(image))[None].to(device)
     found = sliding_window_inference(
