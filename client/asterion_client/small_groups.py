@@ -7,7 +7,8 @@ counts as a patient of its own; ``asterion site check`` says so.
 * Training: with fewer than k patients nothing is done and the order is refused.
 * Testing: with fewer than k patients no statistic leaves, and the count of test cases is 0.
 * A cell with 1 to k - 1 patients never leaves. Bins are merged with their neighbours until each is
-  empty or holds k; what cannot be merged (a confusion matrix, a class) stays as a whole.
+  empty or holds k; what cannot be merged (a confusion matrix, a class) stays as a whole. So do
+  scores of which one bin is left.
 * When classes stay, the total less the others must not give them away: together they stand for k
   patients at least, and there are two of them, else more stay.
 
@@ -31,6 +32,7 @@ from asterion_shared.metrics.merged_bins import (
     Kept,
     edges_name,
     edges_of,
+    kept_by_all,
     merged,
     num_bins,
 )
@@ -158,8 +160,14 @@ def shareable(
         members = {name: _members(name, statistics[name], noted) for name in family}
         for name in _also_withheld(members, withheld, smallest_group):
             found[name] = None
-    return {name: part for safe in found.values() if safe is not None
+    return {name: part for safe in found.values() if safe is not None and not _is_mute(safe)
             for name, part in safe.items()}  # fmt: skip
+
+
+def _is_mute(safe: Mapping[str, Statistic]) -> bool:
+    """Whether all scores are in one bin: they rank nothing, and pooled they would mute others."""
+    kinds = {statistic.kind: statistic for statistic in safe.values()}
+    return "scores" in kinds and "edges" in kinds and not kept_by_all(kinds["edges"]).any()
 
 
 def dyadic_edges(

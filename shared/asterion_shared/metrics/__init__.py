@@ -201,7 +201,11 @@ def _metrics(given: Statistics, plan: Plan) -> Summary:
             case "calibration":
                 summary["calibration_error"] = calibration_error(statistic)
             case "scores":
-                rankings[name] = rank(statistic, plan.evaluation.false_alarm_rate)
+                ranking = rank(statistic, plan.evaluation.false_alarm_rate)
+                if kept is not None and not kept.any():
+                    # All cases in one bin: an area of 0.5 would only say that nothing is known.
+                    ranking = Ranking(None, None, None, ranking.prevalence, None)
+                rankings[name] = ranking
                 bins |= {} if kept is None else {name: kept}
     return summary | _rankings(rankings) | _bins_left(bins)
 
