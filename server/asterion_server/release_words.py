@@ -71,7 +71,7 @@ def performance_sentences(run: TrainedRun) -> list[str]:
         return [f"No {label(metric)} of the final model was measured."]
     ends = interval(result.final_metrics, metric)
     spread = f" (95 % interval {ends})" if ends != number(None) else " (no interval is known)"
-    sentences = [f"Over all sites it reaches a {label(metric)} of {number(value)}{spread}."]
+    sentences = [f"Over all sites its {label(metric)} is {number(value)}{spread}."]
     if meaning(metric):
         sentences.append(f"{label(metric)} says {meaning(metric)}.")
     baseline = result.final_metrics.get(f"{BASELINE}{metric}")

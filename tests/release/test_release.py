@@ -216,7 +216,7 @@ def test_versions_are_promoted_and_rolled_back(
     assert early.code == UserInputError.exit_code
     best = asterion("server", "release", RUN, "--model", "best", "--maturity", "evaluated", *at)
     assert best.code == 0, best.said
-    assert "Dice of 0.860" in best.out
+    assert "Dice is 0.860" in best.out
     second = verify_release(made.releases / "cells/2").facts
     assert (second.rounds, second.chosen, second.maturity) == (2, "best", "evaluated")
     card = (made.releases / "cells/2/docs/README.md").read_text()

@@ -83,7 +83,8 @@ def read_reference(path: Path) -> Reference:
     if ra is None or dec is None:
         raise FileProblemError(path, f"has the columns {', '.join(columns)}", fix)
     if not (np.isfinite(ra).all() and (np.abs(dec) <= 90).all()):
-        raise FileProblemError(path, "has a position that is none", fix)
+        what = "has a source without a position, as a catalogue of an image without WCS has"
+        raise FileProblemError(path, what, fix)
     if flux is None and magnitude is not None:
         flux = 10.0 ** (-0.4 * magnitude)
     return Reference(ra=ra, dec=dec, flux=flux)

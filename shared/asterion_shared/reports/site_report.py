@@ -75,7 +75,7 @@ def _summary(plan: Plan, measured: Sequence[SiteRound], metric: str) -> list[str
     bounds = interval(final.metrics, metric)
     spread = f" (95 % interval {bounds})" if bounds != number(None) else ""
     sentences = [
-        f"The shared model after round {final.round} reaches a {label} of {number(value)}{spread} "
+        f"After round {final.round} the shared model's {label} is {number(value)}{spread} "
         f"on {final.num_test:,} held-out examples of this site."
     ]
     if meaning := metric_words.meaning(metric):
