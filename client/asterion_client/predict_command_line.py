@@ -37,6 +37,10 @@ def predict(
         int,
         typer.Option(min=0, max=10_000, metavar="N", help="Grad-CAM of the N least certain images"),
     ] = 0,
+    pictures: Annotated[
+        int,
+        typer.Option(min=0, max=10_000, metavar="N", help="pictures of the N least certain images"),
+    ] = 50,
     reference: Annotated[
         Path | None,
         typer.Option(metavar="CATALOGUE", help="FITS images: sources to compare with, CSV or FITS"),
@@ -75,6 +79,7 @@ def predict(
         "format": data_format,
         "samples": samples,
         "explain": explain,
+        "pictures": pictures,
         "reference": reference,
         "radius_arcsec": radius,
         "smallest_pixels": smallest,

@@ -147,6 +147,14 @@ class EgressSettings(Settings):
     row. Absent: 5, and for 'fits' 1, because a patch of sky is no person. 1 switches it off."""
 
 
+class SiteConsoleSettings(ConsoleSettings):
+    """Where the pages of the site are served, and what they show besides its state."""
+
+    predictions: str | None = None
+    """Folder with the folders that ``asterion site predict --out`` wrote, relative to this file;
+    absent: no page shows predictions."""
+
+
 class SiteSettings(Settings):
     """What a site is: its name, its data, how it connects and computes."""
 
@@ -168,7 +176,7 @@ class SiteSettings(Settings):
 
     egress: EgressSettings = EgressSettings()
 
-    console: ConsoleSettings | None = None
+    console: SiteConsoleSettings | None = None
     """Pages for people at the site: plans, budget, what left, health; absent: none. Over the link
     ``asterion site start`` serves them, else ``asterion site console``."""
 

@@ -11,6 +11,7 @@ from tests.consent.conftest import new_clinic
 from tests.console.chromium import DESKTOP, PHONE, chromium, dark, picture, resize, sign_in
 from tests.console.conftest import SITES, served
 from tests.console.examples import PASSWORD, clinic_console, everything
+from tests.console.predicted import LUMPS, store_predictions
 from tests.link.loopback import free_port
 
 from asterion_client.check_machine import look_at_machine
@@ -36,6 +37,9 @@ SITE_PAGES: Pages = (
     ("site", "/", DESKTOP, True),
     ("plan", "/plans/trial-1", DESKTOP, False),
     ("plans-phone", "/plans", PHONE, False),
+    ("predictions", f"/predictions/{LUMPS}", DESKTOP, False),
+    ("prediction", f"/predictions/{LUMPS}/case/1", DESKTOP, True),
+    ("prediction-phone", f"/predictions/{LUMPS}/case/1", PHONE, False),
 )
 
 
@@ -70,6 +74,8 @@ def main(folder: Path) -> None:
             take(OPERATOR_PAGES, operator_console(made), folder)
         clinic = new_clinic(Path(work))
         clinic_console(clinic)
+        store_predictions(Path(work), clinic.folder / "predictions")
+        clinic.toml.write_text(f'{clinic.toml.read_text()}predictions = "predictions"\n')
         settings = read_site_settings(clinic.toml)
         write_vitals(clinic.folder / "state", look_at_machine(settings, clinic.folder))
         write_status(clinic.folder / "state", SiteStatus(

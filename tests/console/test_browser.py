@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
@@ -9,6 +10,7 @@ from selenium.webdriver import Chrome, Keys
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.wait import WebDriverWait
 from tests.conftest import Ran
+from tests.consent.conftest import new_clinic
 from tests.console.chromium import (
     DESKTOP,
     MISSING,
@@ -23,14 +25,17 @@ from tests.console.conftest import SITES, served
 from tests.console.examples import (
     COMMAND,
     PASSWORD,
+    clinic_console,
     everything,
     going_on,
     plan_of,
     round_of,
 )
+from tests.console.predicted import LONG, LUMPS, store_predictions
 from tests.link.loopback import free_port
 from tests.live.conftest import running_federation
 
+from asterion_client.console.console import site_console
 from asterion_server.console.console import operator_console
 from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.run_folder import RunFolder
@@ -43,6 +48,9 @@ pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_there(), reason=MISSIN
 
 PAGES = ("/", "/sites", "/launch", "/runs/deep-field", "/runs/sources-2", "/runs/disk-gone",
          "/runs/many", "/nowhere")  # fmt: skip
+PREDICTIONS = ("/predictions", f"/predictions/{LUMPS}", f"/predictions/{quote(LONG)}",
+               f"/predictions/{quote(LONG)}/case/1", f"/predictions/{LUMPS}/case/7",
+               "/predictions/broken-off")  # fmt: skip
 LOW_CONTRAST = """
 const channel = (v) => (v /= 255) <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4;
 const light = ([r, g, b]) => 0.2126 * channel(r) + 0.7152 * channel(g) + 0.0722 * channel(b);
@@ -95,10 +103,24 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield url
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a site's console, with predictions."""
+    work = tmp_path_factory.mktemp("site")
+    clinic = new_clinic(work)
+    clinic_console(clinic)
+    store_predictions(work, clinic.folder / "predictions", steps=2)
+    clinic.toml.write_text(f'{clinic.toml.read_text()}predictions = "predictions"\n')
+    console = site_console(clinic.toml)
+    with served(web_application(console), console.settings.port) as url:
+        yield url
+
+
 def quiet(browser: Chrome) -> None:
     """No page loaded anything from elsewhere, and no rule of the policy was broken."""
     said = [line["message"] for line in browser.get_log("browser")]
-    assert [words for words in said if "/nowhere" not in words] == []
+    absent = ("/nowhere", "/predictions/broken-off")
+    assert [words for words in said if not any(path in words for path in absent)] == []
 
 
 def until(browser: Chrome, holds: Callable[[Chrome], object], seconds: float = 60) -> None:
@@ -115,9 +137,32 @@ def test_every_page_fits_and_can_be_read(
     dark(browser, is_dark)
     browser.get(f"{full}/sign-in")
     assert browser.execute_script(LOW_CONTRAST) == []
-    sign_in(browser, full, "anna", PASSWORD)
-    for path in PAGES:
-        browser.get(full + path)
+    look_at(browser, full, PAGES)
+
+
+@pytest.mark.parametrize("width", [DESKTOP, PHONE])
+@pytest.mark.parametrize("is_dark", [False, True])
+def test_predictions_fit_and_can_be_read(
+    browser: Chrome, site: str, width: int, is_dark: bool
+) -> None:
+    browser.delete_all_cookies()
+    resize(browser, width)
+    dark(browser, is_dark)
+    look_at(browser, site, PREDICTIONS)
+    browser.get(f"{site}/predictions/{LUMPS}/case/1")
+    assert browser.execute_script("return document.images[0].naturalWidth") > 400
+    press(browser, By.LINK_TEXT, "More certain")
+    until(browser, lambda b: b.title.startswith("Case 2 of 7"))
+    press(browser, By.LINK_TEXT, "Open it alone")
+    until(browser, lambda b: b.current_url.endswith("/case/2/picture.png"))
+    quiet(browser)
+
+
+def look_at(browser: Chrome, url: str, pages: tuple[str, ...]) -> None:
+    """Each page can be read and is no wider than the screen, and the policy is kept."""
+    sign_in(browser, url, "anna", PASSWORD)
+    for path in pages:
+        browser.get(url + path)
         for summary in browser.find_elements(By.TAG_NAME, "summary"):
             summary.click()
         assert browser.execute_script(LOW_CONTRAST) == [], path

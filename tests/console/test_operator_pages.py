@@ -22,7 +22,7 @@ Browse = Callable[[Provisioned], Browser]
 class Reader(HTMLParser):
     """The tags, the text, and whether every tag is closed in order."""
 
-    VOID = frozenset({"meta", "link", "input", "br"})
+    VOID = frozenset({"meta", "link", "input", "br", "img"})
 
     def __init__(self, page: str) -> None:
         super().__init__()

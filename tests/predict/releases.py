@@ -6,14 +6,18 @@ from typing import Any
 
 import numpy as np
 import torch
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from torch import Tensor, nn
 
 from asterion_client.predict.folder import Predicted, Task, predict_members
 from asterion_client.predict.inputs import choose_settings, find_members
+from asterion_shared.parameters import layout_of, named_parts, read_vector
 from asterion_shared.plan import Plan
 from asterion_shared.release.facts import FACTS, MODEL, PLAN, ReleaseFacts
 from asterion_shared.release.opening import ReleasedModel
+from asterion_shared.release.sealing import seal
 from asterion_shared.settings_files import validate
+from asterion_shared.tensor_files import write_tensors
 
 CUBE = {"dimensions": 3, "classes": ["background", "bright"], "patch_size": [4, 4, 4],
         "normalisation": "none"}  # fmt: skip
@@ -86,6 +90,16 @@ def released(
         temperature=temperature,
         thresholds=thresholds or {},
     )
+
+
+def store_release(folder: Path, network: nn.Module, plan: Plan, key: Ed25519PrivateKey) -> Path:
+    """A release as a coordinator makes it, without its papers."""
+    layout = layout_of(network, plan.parameters)
+    write_tensors(folder / MODEL, named_parts(read_vector(network, layout), layout))
+    (folder / PLAN).write_text(plan.canonical())
+    (folder / "calibration.json").write_text('{"temperature": 1.5, "thresholds": {}}')
+    seal(folder, facts_of(plan), key)
+    return folder
 
 
 def predict(model: ReleasedModel, folder: Path, out: Path, **changes: Any) -> Predicted:

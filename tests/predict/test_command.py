@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-from tests.predict.releases import CUBE, facts_of, plan_of
+from tests.predict.releases import CUBE, plan_of, store_release
 
 from asterion_client.closed_network import BY_INTERPRETER, BY_KERNEL
 from asterion_client.predict.asked import Asked, carry_out
@@ -17,12 +17,7 @@ from asterion_client.predict.inputs import choose_settings, find_members
 from asterion_client.settings import SiteDataSettings
 from asterion_shared.audit_key import public_pem
 from asterion_shared.errors import AsterionError, FileProblemError, UserInputError
-from asterion_shared.parameters import layout_of, named_parts, read_vector
-from asterion_shared.plan import Plan
-from asterion_shared.release.facts import MODEL, PLAN
-from asterion_shared.release.sealing import seal
 from asterion_shared.tasks import initial_model
-from asterion_shared.tensor_files import write_tensors
 
 LISTENING = """
 import os, sys, traceback
@@ -38,22 +33,12 @@ sys.addaudithook(hear)
 """Run by every Python process of the command before anything else."""
 
 
-def store_release(folder: Path, plan: Plan, key: Ed25519PrivateKey) -> Path:
-    network = initial_model(plan)
-    layout = layout_of(network, plan.parameters)
-    write_tensors(folder / MODEL, named_parts(read_vector(network, layout), layout))
-    (folder / PLAN).write_text(plan.canonical())
-    (folder / "calibration.json").write_text('{"temperature": 1.5, "thresholds": {}}')
-    seal(folder, facts_of(plan), key)
-    return folder
-
-
 @pytest.fixture
 def release(tmp_path: Path) -> Path:
     plan = plan_of("segmentation", CUBE, model={"name": "unet", "widths": [2, 4]})
     key = Ed25519PrivateKey.generate()
     (tmp_path / "key.pem").write_text(public_pem(key))
-    return store_release(tmp_path / "release", plan, key)
+    return store_release(tmp_path / "release", initial_model(plan), plan, key)
 
 
 def store_volumes(folder: Path) -> Path:

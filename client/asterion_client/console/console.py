@@ -21,6 +21,7 @@ from asterion_client.console.pages import (
     site_stamp,
     site_values,
 )
+from asterion_client.console.predictions_page import prediction_pages
 from asterion_client.console.tasks import Works
 from asterion_client.dry_run import DryRun, dry_run
 from asterion_client.plan_desk import (
@@ -42,7 +43,8 @@ from asterion_shared.console.web import Console, web_application
 from asterion_shared.errors import AsterionError, FileProblemError, Problem
 
 TABS = (Tab("/", "Site"), Tab("/plans", "Plans"), Tab("/budget", "Budget"),
-        Tab("/egress", "What left"), Tab("/data", "Data"), Tab("/history", "Runs"))  # fmt: skip
+        Tab("/egress", "What left"), Tab("/data", "Data"), Tab("/history", "Runs"),
+        Tab("/predictions", "Predictions"))  # fmt: skip
 _NAME = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 _CHECK = "check"
 
@@ -87,7 +89,7 @@ def site_console(site_toml: Path) -> Console:
         command=f"asterion site console-password {site_toml} NAME",
         templates=Path(__file__).parent / "templates",
         tabs=TABS,
-        pages=[*_looks(site), *_acts(site)],
+        pages=[*_looks(site), *_acts(site), *prediction_pages(site_toml)],
     )
 
 

@@ -106,6 +106,14 @@ def find_unlabelled(settings: SiteDataSettings, folder: Path, dimensions: int) -
     return [Record(path=path, group=bare_name(path)) for path in found]
 
 
+def mask_beside(path: Path) -> Path | None:
+    """The mask of an image in a folder ``images`` with a folder ``labels`` beside it; else None."""
+    if path.parent.name != "images":
+        return None
+    masks = {bare_name(p): p for p in _entries(path.parent.with_name("labels"), None)}
+    return masks.get(bare_name(path))
+
+
 def _rows_of(path: Path, format_: str) -> list[Record]:
     """A record for each row; one stands for a file that cannot be read."""
     try:

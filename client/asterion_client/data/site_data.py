@@ -245,7 +245,7 @@ def read_case(
         raise UnreadableFileError(msg)
     mask = None
     if raw.mask is not None and plan.task != "classification":
-        mask = _class_mask(raw, raw.mask, name, settings, plan)
+        mask = class_mask(raw, raw.mask, name, settings, plan)
     return case_of(raw, mask, plan.data, case_id=case_id, label=label, name=name)
 
 
@@ -312,14 +312,18 @@ def read_raw(record: Record, settings: SiteDataSettings, contract: DataContract)
         raise UnreadableFileError(msg) from None
 
 
-def _class_mask(
+def class_mask(
     raw: RawImage,
     stored: npt.NDArray[np.int64],
     name: str,
     settings: SiteDataSettings,
     plan: Plan,
 ) -> npt.NDArray[np.int16]:
-    """Stored mask values as class numbers."""
+    """Stored mask values as class numbers.
+
+    Raises:
+        DataProblemError: ``mask_shape_mismatch`` or ``label_outside_classes``.
+    """
     shape = raw.image.shape[1:]
     if stored.shape != shape:
         msg = f"{name}: its mask has shape {stored.shape} and the image {shape}; make them equal"

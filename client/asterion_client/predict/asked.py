@@ -51,6 +51,7 @@ class Asked(Settings):
     format: str | None = None
     samples: Annotated[int, Field(ge=0, le=1000)] = 20
     explain: Annotated[int, Field(ge=0, le=10_000)] = 0
+    pictures: Annotated[int, Field(ge=0, le=10_000)] = 50
     reference: Path | None = None
     radius_arcsec: Positive | None = None
     smallest_pixels: Annotated[int, Field(ge=1, le=1_000_000)] = 1
@@ -99,6 +100,7 @@ def carry_out(asked: Asked, network: str) -> int:
         scale=scale,
         samples=asked.samples,
         explain=asked.explain,
+        pictures=asked.pictures,
         reference=asked.reference,
         radius_arcsec=asked.radius_arcsec,
         smallest_pixels=asked.smallest_pixels,

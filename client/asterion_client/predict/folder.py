@@ -48,6 +48,7 @@ class Task:
         scale: of the features of a table; None for images.
         samples: of dropout, a case.
         explain: pictures of where the classifier looked.
+        pictures: of the least certain images, with what was predicted.
         reference: a catalogue of the sky to compare with.
         radius_arcsec: how near a match is; None: 1 arcsec or 2 pixels, whichever is wider.
         smallest_pixels: sources of the sky with fewer are in no catalogue.
@@ -62,6 +63,7 @@ class Task:
     scale: Scale | None = None
     samples: int = 20
     explain: int = 0
+    pictures: int = 0
     reference: Path | None = None
     radius_arcsec: float | None = None
     smallest_pixels: int = 1
@@ -137,10 +139,14 @@ def predict_members(task: Task, on_case: Callable[[int], None]) -> Predicted:
             skipped.append((member.id, why))
         on_case(number)
     notes = []
+    by_id = {member.id: member for member in task.members}
+    if task.pictures and results and plan.data.kind == "image":
+        from asterion_client.predict.pictures import write_pictures
+
+        notes += write_pictures(judge, by_id, results, task.pictures)
     if task.explain and results:
         network.to("cpu")
-        by_id = {member.id: member for member in task.members}
-        notes = write_explanations(desk, released, by_id, results, task.explain)
+        notes += write_explanations(desk, released, by_id, results, task.explain)
     write_review(task.out / "review.csv", results, opinions)
     if plan.task == "segmentation":
         write_parts(task.out / "segments.csv", results)

@@ -65,16 +65,27 @@ def judge_case(judge: Judge, member: Member, read: Input) -> CaseResult:
     return judged[judge.released.plan.task](judge, member, read, alone)
 
 
+def called_mask(judge: Judge, read: Input, alone: Floats) -> npt.NDArray[np.int16]:
+    """Class numbers of a segmentation, on the stored grid."""
+    fitted = as_fitted(alone, judge.released.temperature)
+    mask = call_classes(fitted, judge.released.plan.data.classes, judge.rule.by_class)
+    mask[_bad_points(read)] = 0
+    return mask
+
+
+def _bad_points(read: Input) -> npt.NDArray[np.bool_]:
+    """What the file marks as bad; it was filled in for the network, and is no part of a result."""
+    if read.raw is None:
+        return np.zeros(read.case.native_shape, np.bool_)
+    return np.asarray(~np.isfinite(read.raw.image).all(axis=0))
+
+
 def _segmentation(judge: Judge, member: Member, read: Input, alone: Floats) -> CaseResult:
     plan = judge.released.plan
-    fitted = as_fitted(alone, judge.released.temperature)
-    mask = call_classes(fitted, plan.data.classes, judge.rule.by_class)
+    mask = called_mask(judge, read, alone)
     spread = spread_of(judge.opinions.ask(read.case, member.id, alone))
-    if read.raw is not None:
-        # What the file marks as bad was filled in for the network, and is no part of a result.
-        bad = ~np.isfinite(read.raw.image).all(axis=0)
-        mask[bad] = 0
-        alone[1:, bad], alone[0, bad], spread.entropy[bad] = 0.0, 1.0, 0.0
+    bad = _bad_points(read)
+    alone[1:, bad], alone[0, bad], spread.entropy[bad] = 0.0, 1.0, 0.0
     uncertainty, disagreement, points = segmentation_summary(spread, alone)
     why = (
         f"mean entropy of the {points:,} points where an object is at least {POSSIBLE:.0%} probable"

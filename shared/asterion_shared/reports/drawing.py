@@ -130,6 +130,31 @@ def fullest_slice(mask: Labels, spacing: tuple[float, ...]) -> tuple[Cut, str]:
     return (*_ALL[:axis], index), f"slice {index + 1} of {mask.shape[axis]}"
 
 
+def fullest_window(mask: Labels, most: int) -> tuple[Cut, str]:
+    """The part of a 2D image with the most pixels above 0, and which one that is in words.
+
+    Args:
+        mask: shape ``(rows, columns)``.
+        most: sides of the window, which is one of those that lie half a side apart, >= 2.
+
+    Returns:
+        Nothing to cut, and no words, where the image is no larger.
+    """
+    if max(mask.shape) <= most:
+        return (), ""
+    summed = np.pad((mask > 0).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    starts = [sorted({*range(0, max(n - most, 0) + 1, most // 2), max(n - most, 0)})
+              for n in mask.shape]  # fmt: skip
+    top, left = (np.array(s) for s in starts)
+    bottom, right = (np.minimum(s + most, n) for s, n in zip((top, left), mask.shape, strict=True))
+    counts = (summed[np.ix_(bottom, right)] - summed[np.ix_(top, right)]
+              - summed[np.ix_(bottom, left)] + summed[np.ix_(top, left)])  # fmt: skip
+    row, column = np.unravel_index(int(counts.argmax()), counts.shape)
+    rows, columns = slice(top[row], bottom[row]), slice(left[column], right[column])
+    words = f"rows {rows.start}-{rows.stop}, columns {columns.start}-{columns.stop}"
+    return (rows, columns), words
+
+
 def middle_slice(case: Case) -> Cut:
     """The middle plane of a volume; nothing to cut for a 2D image."""
     shape = case.image.shape[1:]
@@ -142,14 +167,19 @@ def _cut_axis(ndim: int, spacing: tuple[float, ...]) -> int:
     return int(np.argmax(spacing)) if uneven else ndim - 1
 
 
-def segmentation(view: View, truth: Labels, predicted: Labels, num_classes: int) -> bytes:
-    """PNG of image, outlines and errors; masks are class numbers on the view's grid."""
-    figure, axes = _figure(view, ["image", "outlines", "errors"])
+def segmentation(view: View, truth: Labels | None, predicted: Labels, num_classes: int) -> bytes:
+    """PNG of image, outlines and, with a truth, errors; class numbers on the view's grid."""
+    known_titles = ["image", "outlines", "errors"]
+    figure, axes = _figure(view, ["image", "outline"] if truth is None else known_titles)
     for axis in axes:
         _show(axis, view)
     for number in range(1, num_classes):
-        _outline(axes[1], view, truth == number, TRUTH, 2.6)
+        if truth is not None:
+            _outline(axes[1], view, truth == number, TRUTH, 2.6)
         _outline(axes[1], view, predicted == number, PREDICTION, 1.2)
+    line = Line2D([], [], color=PREDICTION, lw=1.4, label="outline of the prediction")
+    if truth is None:
+        return _png(figure, [line])
     known, found = truth > 0, (predicted > 0) & (truth >= 0)
     both = known & found
     layers = [(both & (truth == predicted), BOTH, "agree"),
@@ -161,7 +191,7 @@ def segmentation(view: View, truth: Labels, predicted: Labels, num_classes: int)
         _paint(axes[2], view, flags, colour)
     handles: list[Line2D | Patch] = [
         Line2D([], [], color=TRUTH, lw=2.6, label="outline of the truth"),
-        Line2D([], [], color=PREDICTION, lw=1.4, label="outline of the prediction"),
+        line,
     ]
     shown = layers if num_classes > 2 else layers[:3]
     handles += [Patch(color=colour, label=label) for _, colour, label in shown]
@@ -188,11 +218,18 @@ def anomaly(view: View, error: Array, mask: Labels | None) -> bytes:
 
 
 def classification(view: View, names: tuple[str, ...], label: int, shares: Array) -> bytes:
-    """PNG of the image and its most probable classes, the true one always among them."""
+    """PNG of the image and its most probable classes, the true one always among them.
+
+    Args:
+        view: what is seen.
+        names: of the classes.
+        label: the true class; -1 when nobody knows it.
+        shares: probabilities by class.
+    """
     figure, axes = _figure(view, ["image", "probability"])
     _show(axes[0], view)
     order = sorted(range(len(names)), key=lambda k: -float(shares[k]))
-    top = order[:6] if label in order[:6] else [*order[:5], label]
+    top = order[:6] if label < 0 or label in order[:6] else [*order[:5], label]
     colours = [TRUTH if k == label else PREDICTION if k == order[0] else "#5a6672" for k in top]
     bars = axes[1]
     bars.barh(range(len(top)), [float(shares[k]) for k in top], color=colours, height=0.6)
@@ -203,7 +240,9 @@ def classification(view: View, names: tuple[str, ...], label: int, shares: Array
     bars.set(xlim=(0, 1), ylim=(max(len(top), 3) - 0.4, -0.9), yticks=[])
     bars.tick_params(colors=SOFT, labelsize=8)
     handles: list[Line2D | Patch] = [Patch(color=TRUTH, label="truth")]
-    if order[0] != label:
+    if label < 0:
+        handles = []
+    elif order[0] != label:
         handles.append(Patch(color=PREDICTION, label="predicted instead"))
     return _png(figure, handles)
 
