@@ -15,6 +15,10 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 MISSING = "chromium and chromium-driver are not installed: apt install chromium chromium-driver"
 DESKTOP, PHONE = 1280, 390
+DECODED = (
+    "const done = arguments[0];"
+    "Promise.all([...document.images].map((one) => one.decode())).then(() => done());"
+)
 ANSWERED = "return window.asked === undefined && document.readyState === 'complete'"
 
 
@@ -68,6 +72,8 @@ def sign_in(driver: Chrome, url: str, name: str, password: str) -> None:
 
 def picture(driver: Chrome, path: Path, most_height: int = 2400) -> None:
     """A picture of the whole page, up to a height."""
+    # Pictures in the page may be there and not yet decoded, and then have no height.
+    driver.execute_async_script(DECODED)
     size = driver.execute_cdp_cmd("Page.getLayoutMetrics", {})["cssContentSize"]
     height = min(int(size["height"]), most_height)
     clip = {"x": 0, "y": 0, "width": size["width"], "height": height, "scale": 1}

@@ -89,5 +89,7 @@ def test_a_large_image_is_drawn_where_most_was_found() -> None:
     cut, words = fullest_window(mask, 20)
     assert cut == (slice(50, 70), slice(13, 33))
     assert words == "rows 50-70, columns 13-33"
+    mask[0:4, 0:10] = 1
+    assert fullest_window(mask, 20)[0] == cut
     mask[0:9, 0:20] = 1
     assert fullest_window(mask, 20)[0] == (slice(0, 20), slice(0, 20))
