@@ -47,7 +47,7 @@ def release(
     from asterion_server.app import RUN_NAME
     from asterion_server.keys import open_provisioned
     from asterion_server.release_build import release as build
-    from asterion_server.release_settings import FILE, ReleaseSettings, read_release_settings
+    from asterion_server.release_settings import read_release_settings, release_settings_in
     from asterion_shared.errors import UserInputError
 
     made = open_provisioned(folder)
@@ -55,9 +55,7 @@ def release(
         if RUN_NAME.fullmatch(given) is None:
             msg = f"the name is {given!r}; use lower-case letters, digits, '_', '.', '-'"
             raise UserInputError(msg)
-    if settings is None and (made.folder / FILE).exists():
-        settings = made.folder / FILE
-    asked = ReleaseSettings() if settings is None else read_release_settings(settings)
+    asked = read_release_settings(settings) if settings else release_settings_in(made.folder)
     found = build(
         made, run, asked, name=name, chosen=model, out=out, maturity=maturity, despite=despite
     )

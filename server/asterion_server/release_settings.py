@@ -100,6 +100,16 @@ class ReleaseSettings(Settings):
     about: AboutSettings = AboutSettings()
 
 
+def release_settings_in(folder: Path) -> ReleaseSettings:
+    """Those of a coordinator's folder; the defaults where it has no ``release.toml``.
+
+    Raises:
+        FileProblemError, SettingsError: as :func:`read_release_settings`.
+    """
+    path = folder / FILE
+    return read_release_settings(path) if path.exists() else ReleaseSettings()
+
+
 def read_release_settings(path: Path) -> ReleaseSettings:
     """The settings of a file.
 

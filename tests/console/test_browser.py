@@ -46,8 +46,8 @@ from asterion_sim.local_federation import signed_here
 
 pytestmark = [pytest.mark.live, pytest.mark.skipif(not is_there(), reason=MISSING)]
 
-PAGES = ("/", "/sites", "/launch", "/runs/deep-field", "/runs/sources-2", "/runs/disk-gone",
-         "/runs/many", "/nowhere")  # fmt: skip
+PAGES = ("/", "/sites", "/releases", "/launch", "/runs/deep-field", "/runs/sources-2",
+         "/runs/disk-gone", "/runs/many", "/nowhere")  # fmt: skip
 PREDICTIONS = ("/predictions", f"/predictions/{LUMPS}", f"/predictions/{quote(LONG)}",
                f"/predictions/{quote(LONG)}/case/1", f"/predictions/{LUMPS}/case/7",
                "/predictions/broken-off")  # fmt: skip

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tests.network import namespaces
 from tests.network.namespaces import (
     NAMESPACES,
-    PREFIX,
     ROOT,
     Network,
     network,
@@ -22,9 +22,12 @@ from tests.network.namespaces import (
     sweep,
 )
 
-HOLD = """
+OF_THE_DEAD = "asdead"  # a prefix of its own: a test beside this one sweeps what the usual one has
+HOLD = f"""
 import sys, time
+from tests.network import namespaces
 from tests.network.namespaces import network
+namespaces.PREFIX = "{OF_THE_DEAD}"
 with network(["north"]) as net:
     inside = net.sites["north"].start(["sleep", "600"])
     print(net.control.process.pid, inside.pid, flush=True)
@@ -35,7 +38,7 @@ with network(["north"]) as net:
 def left_by(pid: int) -> list[str]:
     """Namespaces and folders that this process made and that still stand."""
     places = NAMESPACES, Path(tempfile.gettempdir())
-    return [path.name for place in places for path in place.glob(f"{PREFIX}-{pid}-*")]
+    return [path.name for place in places for path in place.glob(f"{namespaces.PREFIX}-{pid}-*")]
 
 
 def runs(pid: int) -> bool:
@@ -93,24 +96,29 @@ def test_everything_is_gone_after_the_block_and_after_an_error(net: Network) -> 
     assert net.sites["north"].run(["echo", "untouched"]).stdout == "untouched\n"
 
 
-def test_a_killed_owner_is_swept_and_a_living_one_spared(net: Network) -> None:
-    with subprocess.Popen([sys.executable, "-c", HOLD], cwd=ROOT, stdout=subprocess.PIPE) as owner:
-        assert owner.stdout is not None
-        forwarder, inside = map(int, owner.stdout.readline().split())
-        owner.send_signal(signal.SIGKILL)
-    assert runs(inside)
-    until = time.monotonic() + 20
-    while runs(forwarder):
-        assert time.monotonic() < until, "the forwarder outlives its owner"
-        time.sleep(0.01)
-    assert len(left_by(owner.pid)) == 3
-    mine = left_by(os.getpid())
-    removed = sweep()
-    assert len([name for name in removed if f"-{owner.pid}-" in name]) == 2
-    assert left_by(owner.pid) == []
-    assert not runs(inside)
-    assert left_by(os.getpid()) == mine
-    assert net.counters().keys() == {"north", "south"}
+def test_a_killed_owner_is_swept_and_a_living_one_spared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces, "PREFIX", OF_THE_DEAD)
+    hold = [sys.executable, "-c", HOLD]
+    with network(["south"]) as living:
+        with subprocess.Popen(hold, cwd=ROOT, stdout=subprocess.PIPE) as owner:
+            assert owner.stdout is not None
+            forwarder, inside = map(int, owner.stdout.readline().split())
+            owner.send_signal(signal.SIGKILL)
+        assert runs(inside)
+        until = time.monotonic() + 20
+        while runs(forwarder):
+            assert time.monotonic() < until, "the forwarder outlives its owner"
+            time.sleep(0.01)
+        assert len(left_by(owner.pid)) == 3
+        mine = left_by(os.getpid())
+        assert len(mine) == 3
+        removed = sweep()
+        assert len([name for name in removed if f"-{owner.pid}-" in name]) == 2
+        assert left_by(owner.pid) == []
+        assert not runs(inside)
+        assert left_by(os.getpid()) == mine
+        assert living.counters().keys() == {"south"}
+    assert left_by(os.getpid()) == []
 
 
 def test_what_cannot_be_is_told(net: Network) -> None:

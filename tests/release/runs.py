@@ -9,6 +9,7 @@ from tests.release.conftest import small_plan
 
 from asterion_server.keys import Provisioned
 from asterion_server.run_folder import Launch, RunFolder
+from asterion_shared.events import RunFinished, append_event
 from asterion_shared.files import write_atomically
 from asterion_shared.parameters import layout_of, named_parts, read_vector
 from asterion_shared.plan import Plan
@@ -95,6 +96,7 @@ def add_run(made: Provisioned, plan: Plan, run: str, **changes: Any) -> RunFolde
     }  # fmt: skip
     result = write_result(Result(**values | changes), folder.result)
     write_report(result, folder.report, plan=plan)
+    append_event(folder.events, RunFinished(result=result))
     write_atomically(folder.plan_file, plan.canonical().encode())
     folder.write_launch(Launch(sites=SITES))
     signature = signed_here(made.folder, plan, run)

@@ -6,8 +6,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 from asterion_server.app import RUN_NAME
-from asterion_server.console.acts import decide_report, launch_draft, resume_run, stop_run
+from asterion_server.console.acts import (
+    decide_report,
+    launch_draft,
+    make_release,
+    promote,
+    resume_run,
+    roll_back,
+    stop_run,
+)
 from asterion_server.console.launch_page import checked, launch_form
+from asterion_server.console.releases_page import releases_values
 from asterion_server.console.run_looks import RunLook, RunLooks
 from asterion_server.console.run_page import run_stamp, run_values
 from asterion_server.console.runs_page import runs_stamp, runs_values
@@ -23,7 +32,12 @@ from asterion_shared.console.serving import serve
 from asterion_shared.console.web import Console, web_application
 from asterion_shared.errors import AsterionError, FileProblemError
 
-TABS = (Tab("/", "Runs"), Tab("/sites", "Sites"), Tab("/launch", "Launch"))
+TABS = (
+    Tab("/", "Runs"),
+    Tab("/sites", "Sites"),
+    Tab("/releases", "Releases"),
+    Tab("/launch", "Launch"),
+)
 
 
 def operator_console(made: Provisioned) -> Console:
@@ -82,6 +96,9 @@ def _pages(folder: Path) -> list[Page]:
     def sites(visit: Visit) -> Answer:
         return Shown("sites.html.j2", sites_values(made(), looks))
 
+    def releases(visit: Visit) -> Answer:
+        return Shown("releases.html.j2", releases_values(made(), looks))
+
     def launch(visit: Visit) -> Answer:
         return Shown("launch.html.j2", launch_form(made()))
 
@@ -113,6 +130,10 @@ def _pages(folder: Path) -> list[Page]:
         ),
         Page(path="/runs/{run}/report", show=report),
         Page(path="/sites", show=sites, stamp=lambda visit: sites_stamp(made())),
+        Page(path="/releases/make", act=lambda visit: make_release(made(), visit)),
+        Page(path="/releases/promote", act=lambda visit: promote(made(), visit)),
+        Page(path="/releases/rollback", act=lambda visit: roll_back(made(), visit)),
+        Page(path="/releases", show=releases),
     ]
 
 
