@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Timer
+from typing import Any
 
 import httpx
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -31,6 +32,7 @@ from flwr.supercore.interceptors import (
 from flwr.supercore.retry import RetryInvoker, make_simple_http_retry_invoker
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
+from flwr.supernode import start_client_internal as supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime.run_clientapp import (
@@ -135,6 +137,64 @@ class TaskSource:
             if heartbeat.is_running:
                 heartbeat.stop()
             client.close()
+
+
+def serve_supernode() -> None:
+    """Be Flower's SuperNode, with the arguments of this process, and never a message behind."""
+    # Here, because only this process needs Flower's server of the Runtime interface.
+    from flwr.supernode.cli.flower_supernode import flower_supernode
+
+    turn = _Turn(supernode._pull_and_store_message, supernode._push_messages)
+    supernode.__dict__.update(_pull_and_store_message=turn.pull, _push_messages=turn.push)
+    flower_supernode()
+
+
+class _Turn:
+    """One message in, its reply out, and nothing of another one between them.
+
+    Flower's SuperNode sends, after each message that it took, whatever reply is there. When a run
+    is stopped while its message is being taken, that message is dropped, and the runner answers
+    it all the same. The next run's message then sets off the dead run's reply, and its own reply
+    stays until a third one comes: the site is late by one message from then on, in all runs.
+
+    Args:
+        pull: Flower's own function that takes a message, if there is one.
+        push: Flower's own function that waits for replies and sends them.
+    """
+
+    def __init__(self, pull: Callable[..., int | None], push: Callable[..., None]) -> None:
+        self._pull, self._push = pull, push
+        self._message_id: str | None = None
+
+    def pull(
+        self, *, state: Any, object_store: Any, receive: Callable[[], Any], **others: Any
+    ) -> int | None:
+        """As Flower's; what of a dropped message is there already is removed."""
+
+        def noted() -> Any:
+            received = receive()
+            if received is not None:
+                self._message_id = received[0].metadata.message_id
+            return received
+
+        self._message_id = None
+        run_id = self._pull(state=state, object_store=object_store, receive=noted, **others)
+        if run_id is None and self._message_id is not None:
+            state.delete_messages(message_ids=[self._message_id])
+            object_store.delete(self._message_id)
+        return run_id
+
+    def push(self, *, send: Callable[..., Any], **others: Any) -> None:
+        """As Flower's; it goes on until the reply to the message that was taken is sent."""
+        is_answered = False
+
+        def noted(message: Message, *rest: Any) -> Any:
+            nonlocal is_answered
+            is_answered |= message.metadata.reply_to_message_id == self._message_id
+            return send(message, *rest)
+
+        while not is_answered:
+            self._push(send=noted, **others)
 
 
 def order_message(content: RecordDict, message_type: str, submission: int, round_: int) -> Message:

@@ -22,7 +22,7 @@ from asterion_client.flower_client_compat import (
     SUPERNODE_NUMBER,
     release_session,
 )
-from asterion_shared.child_process import Service, flower_command, flower_environment
+from asterion_shared.child_process import Service, flower_environment
 from asterion_shared.errors import AsterionError, ConnectionProblemError
 from asterion_shared.files import make_folder
 
@@ -77,14 +77,14 @@ class _Daemon:
         self._session = state / "flower" / "session"
         port = _free_port()
         environment = flower_environment(state / "flower")
-        supernode = flower_command(
-            "flower-supernode",
-            ["--superlink", connection.address,
-             "--root-certificates", str(connection.root_certificate),
-             "--auth-supernode-private-key", str(connection.private_key),
-             "--isolation", "process", "--superexec-auth-secret-file", str(secret),
-             "--host", "127.0.0.1", "--port", str(port)],
-        )  # fmt: skip
+        supernode = [
+            sys.executable, "-m", "asterion_client.supernode_entry",
+            "--superlink", connection.address,
+            "--root-certificates", str(connection.root_certificate),
+            "--auth-supernode-private-key", str(connection.private_key),
+            "--isolation", "process", "--superexec-auth-secret-file", str(secret),
+            "--host", "127.0.0.1", "--port", str(port),
+        ]  # fmt: skip
         runner = [sys.executable, "-m", "asterion_client.runner", "--site", str(site_toml),
                   "--runtime", f"127.0.0.1:{port}", "--secret", str(secret)]  # fmt: skip
         logs = state / "logs"

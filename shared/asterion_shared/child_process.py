@@ -47,11 +47,6 @@ def _watch(parent: int) -> None:
     os._exit(1)
 
 
-def flower_command(name: str, arguments: Sequence[str]) -> list[str]:
-    """The command line of a Flower program of this installation, such as ``flower-supernode``."""
-    return [sys.executable, "-m", "asterion_shared.flower_process", name, *arguments]
-
-
 def flower_environment(home: Path) -> dict[str, str]:
     """Settings under which Flower neither phones home nor installs anything.
 

@@ -47,6 +47,8 @@ from flwr.superlink.cli.flower_superlink import (
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.dependencies.account import AccountAccessDependency
 from flwr.superlink.main import create_app
+from flwr.supernode import start_client_internal as supernode
+from flwr.supernode.cli.flower_supernode import flower_supernode
 from flwr.supernode.fleet_http_client import FleetHttpClient
 from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from flwr.supernode.runtime import run_clientapp
@@ -82,10 +84,19 @@ def test_the_version_is_the_pinned_minor() -> None:
         (Run.create_empty, ["run_id"]),
         (AutoExecPlugin.launch_task, ["token", "task"]),
         (LaunchResult.failed, ["message"]),
+        (flower_supernode, []),
+        (supernode._push_messages, ["state", "object_store", "send", "push_object"]),
     ],
 )
 def test_a_function_takes_what_we_give(function: Callable[..., Any], parameters: list[str]) -> None:
     assert names(function) == parameters
+
+
+def test_the_supernode_takes_a_message_and_then_sends_what_is_there() -> None:
+    taken = names(supernode._pull_and_store_message)
+    assert {"state", "object_store", "receive"} < set(taken)
+    loop = inspect.getsource(supernode.start_client_internal)
+    assert loop.index("run_id = _pull_and_store_message(") < loop.index("_push_messages(")
 
 
 def test_the_superexec_asks_the_plugin_of_its_module_about_each_bundle() -> None:

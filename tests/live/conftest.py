@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pytest
 
 from asterion_server.keys import Provisioned
 from asterion_shared.carrier import Carrier
@@ -132,7 +133,17 @@ class Launch:
         wait_for(reached, 120, f"round {number}")
 
     def end(self, seconds: float = 180) -> tuple[int, str]:
-        _, errors = self._process.communicate(timeout=seconds)
+        """Its exit code and its words; a launch that does not end is killed, and told of."""
+        try:
+            _, errors = self._process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.communicate()
+            logs = sorted(
+                [*self.folder.glob("*.log"), *self._told.parent.rglob("state/logs/*.log")]
+            )
+            last = "\n".join(f"== {p}\n{p.read_text(errors='replace')[-2000:]}" for p in logs)
+            pytest.fail(f"the launch did not end within {seconds} s\n{last}")
         return self._process.returncode, errors.decode()
 
 

@@ -96,7 +96,7 @@ def test_killed_processes_cost_time_and_nothing_else(
     plan = plan_of("killed", 5)
     first = federation.launch(plan)
     first.wait_for_round(1)
-    federation.child("north", "flower-supernode").kill()
+    federation.child("north", "asterion_client.supernode_entry").kill()
     federation.child("south", "asterion_client.runner").kill()
     first.wait_for_round(2)
     federation.child("center", "asterion_server.superlink_entry").kill()
