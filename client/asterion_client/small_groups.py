@@ -8,7 +8,7 @@ counts as a patient of its own; ``asterion site check`` says so.
 * Testing: with fewer than k patients no statistic leaves, and the count of test cases is 0.
 * A cell with 1 to k - 1 patients never leaves. Bins are merged with their neighbours until each is
   empty or holds k; what cannot be merged (a confusion matrix, a class) stays as a whole. So do
-  scores of which one bin is left.
+  scores of which no pair of cases is known to be in order.
 * When classes stay, the total less the others must not give them away: together they stand for k
   patients at least, and there are two of them, else more stay.
 
@@ -27,15 +27,15 @@ from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Report
 from asterion_shared.metrics import BASELINE, Statistic, Statistics, merge
 from asterion_shared.metrics.merged_bins import (
-    BINNED,
+    BESIDE,
     MOMENTS_HEAD,
     Kept,
-    edges_name,
-    edges_of,
-    kept_by_all,
+    beside,
     merged,
+    name_beside,
     num_bins,
 )
+from asterion_shared.metrics.scores import rank
 from asterion_shared.plan import Plan
 
 Numbers = npt.NDArray[np.int64]
@@ -148,7 +148,7 @@ def shareable(
         noted: who stands behind them.
 
     Returns:
-        Those that may leave, each with its edges where bins were merged. A cell is empty or has
+        Those that may leave, each with how its bins were merged. A cell is empty or has
         at least k patients behind it.
     """
     if smallest_group <= 1:
@@ -165,9 +165,12 @@ def shareable(
 
 
 def _is_mute(safe: Mapping[str, Statistic]) -> bool:
-    """Whether all scores are in one bin: they rank nothing, and pooled they would mute others."""
+    """Whether scores were merged until no pair is known to be in an order: they say nothing."""
     kinds = {statistic.kind: statistic for statistic in safe.values()}
-    return "scores" in kinds and "edges" in kinds and not kept_by_all(kinds["edges"]).any()
+    if "moved" not in kinds:
+        return False
+    ranking = rank(kinds["scores"], 1.0, kinds["moved"])
+    return ranking.prevalence is not None and ranking.auroc is None
 
 
 def dyadic_edges(
@@ -232,9 +235,9 @@ def _filled(statistic: Statistic) -> Numbers:
 def _safe(
     name: str, statistic: Statistic, smallest_group: int, noted: CellPatients
 ) -> dict[str, Statistic] | None:
-    """A statistic as it may leave, with its edges; None when it may not."""
+    """A statistic as it may leave, with how its bins were merged; None when it may not."""
     patients, cells = noted.of(name)
-    if statistic.kind not in BINNED:
+    if statistic.kind not in BESIDE:
         return {name: statistic} if _enough(patients, cells, smallest_group) else None
     count = num_bins(statistic.kind, statistic.values.size)
     streams, bins = np.divmod(cells, count)
@@ -244,8 +247,8 @@ def _safe(
     if kept.all():
         return {name: statistic}
     prefix = BASELINE if name.startswith(BASELINE) else ""
-    edges = f"{prefix}{edges_name(name.removeprefix(prefix))}"
-    return {name: merged(statistic, kept), edges: edges_of(kept)}
+    other = f"{prefix}{name_beside(name.removeprefix(prefix), statistic.kind)}"
+    return {name: merged(statistic, kept), other: beside(statistic, kept)}
 
 
 def _families(names: Iterable[str]) -> list[list[str]]:

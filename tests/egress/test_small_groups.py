@@ -20,7 +20,7 @@ from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Report
 from asterion_shared.metrics import Statistic, check_statistics, merge, summarise
-from asterion_shared.metrics.merged_bins import edges_of, kept_of, merged, read_merged
+from asterion_shared.metrics.merged_bins import beside, kept_of, merged, read_merged
 from asterion_shared.plan import Plan
 from asterion_shared.settings_files import validate
 from asterion_shared.tasks import task_module
@@ -63,23 +63,53 @@ def patients_in(rows: list[Row], holds: Iterator[bool]) -> int:
     return len({row[0] for row, wanted in zip(rows, holds, strict=True) if wanted})
 
 
+def bins_of(rows: list[Row], plan: Plan) -> list[int]:
+    """Of each row by itself."""
+    found = [measured([row], plan)[0]["score"].values for row in rows]
+    return [int(np.flatnonzero(values)[0] % (values.size // 2)) for values in found]
+
+
+def ranges_of(rows: list[Row], bins: list[int], k: int, start: int, stop: int) -> list[range]:
+    """The slow twin of the halving: in which range of bins each row is told."""
+    middle, told = (start + stop) // 2, [range(start, stop)] * len(rows)
+    if stop - start < 2:
+        return told
+    for label in (0, 1):
+        for half in (range(start, middle), range(middle, stop)):
+            inside = (r[1] == label and b in half for r, b in zip(rows, bins, strict=True))
+            if 0 < patients_in(rows, inside) < k:
+                return told
+    halves = [(start, middle), (middle, stop)]
+    below, above = (ranges_of(rows, bins, k, *half) for half in halves)
+    chosen = [below[i] if bins[i] < middle else above[i] for i in range(len(rows))]
+    return [inner if b in range(start, stop) else told[0]
+            for inner, b in zip(chosen, bins, strict=True)]  # fmt: skip
+
+
+def pairs_of(rows: list[Row], told: list[range]) -> list[float]:
+    """Of each positive and negative: 1 in order, 0 out of it, 0.5 where nobody can know."""
+    ill = [t for t, row in zip(told, rows, strict=True) if row[1] == 1]
+    well = [t for t, row in zip(told, rows, strict=True) if row[1] == 0]
+    return [1.0 if p[0] > n[-1] else 0.0 if p[-1] < n[0] else 0.5 for p in ill for n in well]
+
+
 @given(rows_of(2), st.integers(2, 7))
 def test_no_bin_that_leaves_has_fewer_than_k_patients(rows: list[Row], k: int) -> None:
     plan = plan_of()
     raw, noted = measured(rows, plan)
     left = shareable(raw, k, noted)
     check_statistics(left, plan, num_cases=len(rows))
-    size = raw["score"].values.size // 2
-    bins = [int(np.flatnonzero(measured([row], plan)[0]["score"].values)[0] % size) for row in rows]
+    size, bins = raw["score"].values.size // 2, bins_of(rows, plan)
+    is_few = any(0 < patients_in(rows, (r[1] == c for r in rows)) < k for c in (0, 1))
+    told = ranges_of(rows, bins, k, 0, size)
+    is_merged = any(len(t) > 1 for t in told)
+    says_nothing = is_merged and set(pairs_of(rows, told)) == {0.5}
+    assert ("score" not in left) is (is_few or says_nothing)
     if "score" not in left:
-        halves = [patients_in(rows, (r[1] == c and (b < size // 2) == low
-                                     for r, b in zip(rows, bins, strict=True)))
-                  for c in (0, 1) for low in (True, False)]  # fmt: skip
-        assert any(0 < count < k for count in halves)
         return
+    assert ("score_moved" in left) is is_merged
     # The slow twin: each range between two edges, looked up in the rows themselves.
     kept = kept_of(left, "score")
-    assert kept is None or kept.any()
     starts = np.arange(size) if kept is None else np.r_[0, np.flatnonzero(kept) + 1]
     for stream in (0, 1):
         for start, stop in zip(starts, [*starts[1:], size], strict=True):
@@ -112,42 +142,60 @@ def test_no_cell_of_the_other_statistics_has_fewer_than_k_patients(rows: list[Ro
 def test_the_bound_holds_for_the_exact_auroc_of_all_rows_pooled(
     sites: list[list[Row]], ks: list[int]
 ) -> None:
-    plan, parts, pooled = plan_of(), [], []
+    plan, parts = plan_of(), []
+    pooled: list[Row] = []
+    told: list[range] = []
     for rows, k in zip(sites, ks, strict=False):
         raw, noted = measured(rows, plan)
         left = shareable(raw, k, noted)
         parts.append(left)
-        pooled += rows if "score" in left else []
-    found = summarise(merge(parts), plan)
+        if "score" in left:
+            pooled += rows
+            size = raw["score"].values.size // 2
+            bins = bins_of(rows, plan)
+            told += [range(b, b + 1) for b in bins] if k == 1 else ranges_of(rows, bins, k, 0, size)
+    whole = merge(parts)
+    found = summarise(whole, plan)
     ill = [np.float32(p) for _, label, p in pooled if label == 1]
     well = [np.float32(p) for _, label, p in pooled if label == 0]
-    if not ill or not well:
+    pairs = pairs_of(pooled, told)
+    if not pairs or ("score_moved" in whole and set(pairs) == {0.5}):
         assert found["auroc"] is None
         return
     exact = float(np.mean([(a > b) + 0.5 * (a == b) for a in ill for b in well]))
-    assert found["auroc"] is not None  # who tells scores at all tells on which half they are
+    assert found["auroc"] == pytest.approx(np.mean(pairs))
     assert found["auroc_bound"] is not None
     assert abs(found["auroc"] - exact) <= found["auroc_bound"] + 1e-9
     count = found.get("auroc_cases", found["num_cases"])
     assert count == len(pooled)
 
 
-def test_the_bound_is_wrong_without_the_edges_of_the_other_site() -> None:
-    """Why edges travel: counts in the first bin of a range would pass for low scores."""
+def test_the_bound_is_wrong_without_what_was_moved() -> None:
+    """Why it travels: counts in the first bin of a range would pass for low scores."""
     plan = plan_of()
     scores = [(1, 0.05)] * 3 + [(1, 0.2)] * 3 + [(0, 0.9)] * 6
     small, noted = measured([(i, *row) for i, row in enumerate(scores)], plan)
     large, _ = measured([(i, i % 2, 0.1 + 0.12 * (i % 2)) for i in range(40)], plan)
     both = merge([large, shareable(small, 5, noted)])
-    assert both["score_edges"].values[0] == 1
     found = summarise(both, plan)
-    blind = summarise({name: s for name, s in both.items() if s.kind != "edges"}, plan)
+    blind = summarise({name: s for name, s in both.items() if s.kind != "moved"}, plan)
     exact = (3 * 20 + 20 * 20) / 26**2  # all pairs, by hand
     for said, is_true in ((found, True), (blind, False)):
         assert said["auroc"] is not None
         assert said["auroc_bound"] is not None
         assert (abs(said["auroc"] - exact) <= said["auroc_bound"]) is is_true
-    assert 1 < (found["auroc_bins"] or 0) < 42
+
+
+def test_sites_that_cut_at_different_places_lose_nothing_by_it() -> None:
+    """Two sites that each know the order of all their pairs, and of all pairs with the other."""
+    plan = plan_of()
+    low = [(i, i % 2, (0.02 + 0.002 * i, 0.1 + 0.03 * i)[i % 2]) for i in range(12)]
+    high = [(i, i % 2, (0.52 + 0.03 * i, 0.94 + 0.005 * i)[i % 2]) for i in range(12)]
+    parts = [shareable(raw, 6, noted) for raw, noted in (measured(r, plan) for r in (low, high))]
+    assert all("score_moved" in part for part in parts)
+    found = summarise(merge(parts), plan)
+    # negatives near 0 and 0.7, positives near 0.3 and 0.97: one sort of pair in four is reversed
+    assert (found["auroc"], found["auroc_bound"]) == (0.75, 0.0)
 
 
 def test_scores_in_one_bin_stay_and_do_not_mute_those_of_other_sites() -> None:
@@ -156,7 +204,7 @@ def test_scores_in_one_bin_stay_and_do_not_mute_those_of_other_sites() -> None:
     scores = [(0, 0.1)] * 20 + [(0, 0.9)] * 2 + [(1, 0.9)] * 20
     good, noted = measured([(i, *row) for i, row in enumerate(scores)], plan)
     left = shareable(good, 5, noted)
-    assert not {"score", "score_edges"} & left.keys()
+    assert not {"score", "score_moved"} & left.keys()
     other, _ = measured([(i, i % 2, 0.3 + 0.1 * (i % 2)) for i in range(40)], plan)
     found = summarise(merge([left, other]), plan)
     assert (found["auroc"], found["auroc_bound"], found["num_cases"]) == (1.0, 0.0, 40)
@@ -167,10 +215,12 @@ def test_one_bin_is_no_area() -> None:
     plan = plan_of()
     raw, _ = measured([(i, i % 2, 0.2 + 0.6 * (i % 2)) for i in range(40)], plan)
     none = np.zeros(41, np.bool_)
-    found = summarise({"score": merged(raw["score"], none), "score_edges": edges_of(none)}, plan)
+    told = {"score": merged(raw["score"], none), "score_moved": beside(raw["score"], none)}
+    check_statistics(told, plan)
+    found = summarise(told, plan)
     unknown = ("auroc", "auroc_bound", "auprc", "sensitivity")
     assert [found[name] for name in unknown] == [None] * 4
-    assert (found["prevalence"], found["auroc_bins"]) == (0.5, 1)
+    assert found["prevalence"] == 0.5
 
 
 def test_with_k_of_one_all_leaves_as_it_is() -> None:
@@ -229,28 +279,63 @@ def test_edges_are_those_of_a_halving_tree() -> None:
     statistic = Statistic("unit_moments", np.r_[np.zeros(4), np.arange(8.0)])
     only_middle = np.array([False, False, False, True, False, False, False])
     assert merged(statistic, only_middle).values[4:].tolist() == [6, 0, 0, 0, 22, 0, 0, 0]
-    assert read_merged({"dice": statistic, "dice_edges": edges_of(only_middle)}).keys() == {"dice"}
+    edges = beside(statistic, only_middle)
+    assert read_merged({"dice": statistic, "dice_edges": edges}).keys() == {"dice"}
+
+
+def test_what_is_moved_goes_from_the_first_bin_of_a_range_to_its_last() -> None:
+    scores = Statistic("scores", np.array([1.0, 2, 0, 3, 0, 0, 4, 5]))
+    moved = beside(scores, np.array([False, True, False]))
+    assert moved.values.reshape(2, 2, 4).tolist() == [
+        [[3, 0, 3, 0], [0, 0, 9, 0]],
+        [[0, 3, 0, 3], [0, 0, 0, 9]],
+    ]
+    none_moved = beside(scores, np.ones(3, np.bool_))
+    assert not none_moved.values.any()
 
 
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ([2, *[1] * 41], "is of 2 sites"),
-        ([1, *[2] * 41], "not kept by a whole number"),
-        ([0, *[0] * 41], "not kept by a whole number"),
-        ([1, *[0] * 41], "outside the first bin"),
-        ([1, *[0] * 40], "shape"),
+        ([2, *[1] * 14], "is of 2 sites"),
+        ([1, *[2] * 14], "not kept by a whole number"),
+        ([0, *[0] * 14], "not kept by a whole number"),
+        ([1, *[0] * 14], "outside the first bin"),
+        ([1, *[0] * 13], "shape"),
     ],
 )
 def test_edges_that_do_not_fit_are_refused(values: list[float], words: str) -> None:
     plan = plan_of()
     raw, _ = measured([(i, i % 2, 0.7) for i in range(8)], plan)
-    edges = {"score_edges": Statistic("edges", np.array(values, np.float64))}
+    edges = {"calibration_edges": Statistic("edges", np.array(values, np.float64))}
     with pytest.raises(ValueError, match=words):
         check_statistics(raw | edges, plan)
     if words == "is of 2 sites":
         with pytest.raises(ValueError, match="no histogram"):
-            check_statistics({"score_edges": edges_of(np.ones(41, np.bool_))}, plan)
+            check_statistics(edges | {"calibration_edges": Statistic("edges", np.ones(15))}, plan)
+
+
+@pytest.mark.parametrize(
+    ("taken", "put", "words"),
+    [
+        ({0: 1}, {1: 1}, "more counts than there are"),
+        ({4: 1.5}, {5: 1.5}, "not moved to a later bin"),
+        ({4: 1}, {3: 1}, "not moved to a later bin"),
+        ({4: 2}, {5: 1}, "not moved to a later bin"),
+        ({4: 1}, {50: 1}, "not moved to a later bin"),
+    ],
+)
+def test_moves_that_do_not_fit_are_refused(
+    taken: dict[int, float], put: dict[int, float], words: str
+) -> None:
+    plan = plan_of()
+    raw = {"score": Statistic("scores", np.r_[np.full(42, 0.0), np.full(42, 0.0)])}
+    raw["score"].values[[4, 50]] = 3.0
+    values = np.zeros((2, 84))
+    values[0, list(taken)], values[1, list(put)] = list(taken.values()), list(put.values())
+    moved = {"score_moved": Statistic("moved", values.reshape(-1))}
+    with pytest.raises(ValueError, match=words):
+        check_statistics(raw | moved, plan)
 
 
 def data_of(train: int, test: int) -> SiteData:

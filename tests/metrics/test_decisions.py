@@ -10,7 +10,7 @@ from scipy.special import expit, logit
 
 from asterion_shared.metrics import merge
 from asterion_shared.metrics.decisions import Decisions, fit_decisions
-from asterion_shared.metrics.merged_bins import edges_of, merged
+from asterion_shared.metrics.merged_bins import beside, merged
 from asterion_shared.metrics.scores import anomaly_edges, probability_edges, score_histograms
 from asterion_shared.metrics.statistic import Statistic
 from asterion_shared.plan import Plan
@@ -93,7 +93,7 @@ def test_merged_bins_give_thresholds_at_edges_that_all_sites_kept() -> None:
     kept[50:-50:50] = True
     whole = score_histograms(scores, truth, EDGES)
     few = merged(whole, kept)
-    statistics: dict[str, Statistic] = {"score": few, "score_edges": edges_of(kept)}
+    statistics: dict[str, Statistic] = {"score": few, "score_moved": beside(whole, kept)}
     found = fit_decisions(statistics, PLAN)
     assert found is not None
     assert found.num_bins == np.count_nonzero(few.values.reshape(2, -1).sum(0))
@@ -102,7 +102,7 @@ def test_merged_bins_give_thresholds_at_edges_that_all_sites_kept() -> None:
     assert found.temperature == pytest.approx(by_hand(scores, truth)[0], rel=0.1)
     scarce = np.zeros(EDGES.size, bool)
     scarce[500] = True
-    two = {"score": merged(whole, scarce), "score_edges": edges_of(scarce)}
+    two = {"score": merged(whole, scarce), "score_moved": beside(whole, scarce)}
     assert fit_decisions(two, PLAN) is None
 
 

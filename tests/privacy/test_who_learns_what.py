@@ -41,7 +41,7 @@ from asterion_shared.errors import OrderRefusedError
 from asterion_shared.events import RoundFinished, RunFinished, RunStarted, read_events
 from asterion_shared.flower_messages import decode_answer, decode_order
 from asterion_shared.messages import Order, Report
-from asterion_shared.metrics.merged_bins import edges_name
+from asterion_shared.metrics.merged_bins import BESIDE
 from asterion_shared.parameters import from_bytes, layout_of
 from asterion_shared.reports.run_report import write_report
 from asterion_shared.result import Result, RoundResult, SiteOutcome, SiteSummary
@@ -87,8 +87,9 @@ def test_what_a_report_holds(runs: dict[str, Played], mode: str) -> None:
         expected |= {"kinds": set(), "statistics": set()}
         if phase != "count":
             names = MEASURED if mode in NOISED_AT_SITES else MEASURED | BASELINE
-            # Of a histogram whose bins the site merged, the edges that it kept leave as well.
-            names = names | {edges_name(n) for n in names} & set(content["statistics"])
+            # Of a histogram whose bins the site merged, what says how leaves as well.
+            others = {f"{n}_{kind}" for n in names for kind in BESIDE.values()}
+            names = names | others & set(content["statistics"])
             expected |= {"kinds": names, "statistics": names}
         if phase == "train":
             expected["update"] = {"vector"}

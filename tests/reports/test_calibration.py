@@ -16,7 +16,7 @@ from asterion_shared.messages import Answer, NoReport, Order, Report
 from asterion_shared.metrics import Statistics
 from asterion_shared.metrics.confusion import calibration, calibration_error
 from asterion_shared.metrics.decisions import Decisions, Threshold
-from asterion_shared.metrics.merged_bins import edges_of, merged
+from asterion_shared.metrics.merged_bins import beside, merged
 from asterion_shared.metrics.reliability import ConfidenceBin, Reliability, reliability
 from asterion_shared.plan import DataContract, ModelSettings, Plan
 from asterion_shared.reports.reliability_chart import reliability_chart
@@ -33,7 +33,7 @@ def told(confidence: list[float], right: list[bool], *, cut: bool = False) -> St
     whole = calibration(confidence, right)
     if not cut:
         return {"calibration": whole}
-    return {"calibration": merged(whole, KEPT), "calibration_edges": edges_of(KEPT)}
+    return {"calibration": merged(whole, KEPT), "calibration_edges": beside(whole, KEPT)}
 
 
 @pytest.fixture

@@ -18,13 +18,13 @@ from asterion_shared.metrics.confusion import (
     confusion_problem,
 )
 from asterion_shared.metrics.merged_bins import (
-    BINNED,
-    Kept,
-    edges_name,
+    BESIDE,
     edges_problem,
     kept_of,
+    length_beside,
     misplaced,
-    num_bins,
+    moved_problem,
+    name_beside,
     read_merged,
 )
 from asterion_shared.metrics.moments import (
@@ -69,6 +69,7 @@ KINDS: dict[str, Callable[[Statistic], str | None]] = {
     "confusion": confusion_problem,
     "calibration": calibration_problem,
     "edges": edges_problem,
+    "moved": moved_problem,
 }
 """The kinds of statistic, each with the check that its numbers do not contradict themselves."""
 
@@ -89,22 +90,25 @@ def expected_statistics(plan: Plan) -> dict[str, tuple[str, int]]:
     """Kind and length of every statistic that a report under a plan may hold, by name.
 
     A report may lack some (no test case, no mask to compare pixels with, too few patients) and hold
-    no other but the edges of merged bins. The same names with ``baseline/`` before them are those
-    of the trivial baseline.
+    no other but what stands beside merged bins. The same names with ``baseline/`` before them are
+    those of the trivial baseline.
     """
     own = {name: (kind, _length(kind, plan)) for name, kind in _KINDS_BY_TASK[plan.task](plan)}
     return own | {f"{BASELINE}{name}": fact for name, fact in own.items()}
 
 
-def _expected_edges(plan: Plan) -> dict[str, tuple[str, int]]:
-    """The same of the edges between merged bins; nothing is merged before a secure sum."""
+def _expected_beside(plan: Plan) -> dict[str, tuple[str, int]]:
+    """The same of what stands beside merged bins; nothing is merged before a secure sum."""
     if plan.secure_sum is not None:
         return {}
     return {
-        f"{prefix}{edges_name(name.removeprefix(prefix))}": ("edges", num_bins(kind, length))
+        f"{prefix}{name_beside(name.removeprefix(prefix), kind)}": (
+            BESIDE[kind],
+            length_beside(kind, length),
+        )
         for name, (kind, length) in expected_statistics(plan).items()
         for prefix in [BASELINE if name.startswith(BASELINE) else ""]
-        if kind in BINNED
+        if kind in BESIDE
     }
 
 
@@ -123,7 +127,7 @@ def check_statistics(statistics: Statistics, plan: Plan, *, num_cases: int | Non
     if not statistics:
         return
     expected = expected_statistics(plan)
-    known = expected | _expected_edges(plan)
+    known = expected | _expected_beside(plan)
     for name, statistic in statistics.items():
         if name not in known:
             msg = f"statistic {name!r} is unknown; the plan has {', '.join(expected)}"
@@ -185,15 +189,13 @@ def _halves(statistics: Statistics) -> tuple[Statistics, Statistics]:
 def _metrics(given: Statistics, plan: Plan) -> Summary:
     summary: Summary = {}
     rankings: dict[str, Ranking] = {}
-    bins: dict[str, Kept] = {}
     statistics = read_merged(given)
     for name, statistic in statistics.items():
-        kept = kept_of(given, name)
         base, _, part = name.partition("/")
         ending = f"/{part}" if part else ""
         match statistic.kind:
             case "unit_moments" | "distance_moments":
-                found = summarise_moments(base, statistic, kept)
+                found = summarise_moments(base, statistic, kept_of(given, name))
                 summary |= {f"{metric}{ending}": value for metric, value in found.items()}
             case "confusion":
                 summary["accuracy"] = accuracy(statistic)
@@ -201,22 +203,9 @@ def _metrics(given: Statistics, plan: Plan) -> Summary:
             case "calibration":
                 summary["calibration_error"] = calibration_error(statistic)
             case "scores":
-                ranking = rank(statistic, plan.evaluation.false_alarm_rate)
-                if kept is not None and not kept.any():
-                    # All cases in one bin: an area of 0.5 would only say that nothing is known.
-                    ranking = Ranking(None, None, None, ranking.prevalence, None)
-                rankings[name] = ranking
-                bins |= {} if kept is None else {name: kept}
-    return summary | _rankings(rankings) | _bins_left(bins)
-
-
-def _bins_left(kept: Mapping[str, Kept]) -> Summary:
-    """``auroc_bins``: bins left where sites merged some; of several classes the fewest."""
-    summary: Summary = {}
-    for name, edges in kept.items():
-        metric = f"{name.partition('/')[0].removesuffix('score')}auroc_bins"
-        summary[metric] = min(summary.get(metric) or np.inf, float(1 + edges.sum()))
-    return summary
+                moved = given.get(name_beside(name, "scores"))
+                rankings[name] = rank(statistic, plan.evaluation.false_alarm_rate, moved)
+    return summary | _rankings(rankings)
 
 
 def _rankings(rankings: dict[str, Ranking]) -> Summary:
@@ -291,7 +280,7 @@ def _num_cases(name: str, statistic: Statistic) -> float | None:
     if name.startswith("pixel_"):
         return None
     match statistic.kind:
-        case "edges":
+        case "edges" | "moved":
             return None
         case "unit_moments" | "distance_moments":
             return num_moments(statistic)

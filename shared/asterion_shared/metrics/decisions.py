@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import Field
 
-from asterion_shared.metrics.merged_bins import kept_of, read_merged
+from asterion_shared.metrics.merged_bins import kept_of, merged
 from asterion_shared.metrics.scores import anomaly_edges, probability_edges
 from asterion_shared.metrics.statistic import Statistic, Values
 from asterion_shared.plan import Plan
@@ -79,16 +79,15 @@ def fit_decisions(statistics: Mapping[str, Statistic], plan: Plan) -> Decisions 
     The temperature is that of Guo et al. 2017, fitted with each case in the middle of its bin: in
     log-odds, where half of the bins are equally wide.
     """
-    told = read_merged({n: s for n, s in statistics.items() if n.partition("_")[0] == SCORE})
-    if plan.task == "segmentation" or SCORE not in told:
+    if plan.task == "segmentation" or SCORE not in statistics:
         return None
-    positives, negatives = told[SCORE].values.reshape(2, -1)
+    kept, told = kept_of(statistics, SCORE), statistics[SCORE]
+    positives, negatives = (told if kept is None else merged(told, kept)).values.reshape(2, -1)
     both = positives + negatives
     if not positives.any() or not negatives.any() or np.count_nonzero(both) < FEWEST_BINS:
         return None
     is_probability = plan.task == "classification"
     edges = (probability_edges if is_probability else anomaly_edges)(plan.evaluation)
-    kept = kept_of(statistics, SCORE)
     lower = np.concatenate([[-np.inf], edges])  # of each bin; the first is below all edges
     usable = np.ones(lower.size, bool) if kept is None else np.concatenate([[True], kept])
     found: dict[str, float | None] = {}

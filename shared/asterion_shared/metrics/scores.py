@@ -1,7 +1,9 @@
 """Ranking metrics from two histograms of scores whose edges were fixed before data were seen.
 
 The vector is ``[positives below, per bin, above, negatives below, per bin, above]``. Only the
-order of the bins matters, so below and above are bins like the others.
+order of the bins matters, so below and above are bins like the others. Of sites that merged bins
+(:mod:`asterion_shared.metrics.merged_bins`) a score lies between two bins, and the metrics are
+read off both.
 """
 
 from dataclasses import dataclass
@@ -10,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_shared.evaluation_settings import EvaluationSettings
+from asterion_shared.metrics.merged_bins import with_all_moved
 from asterion_shared.metrics.statistic import Statistic, Values, place
 
 _MOST_LOG_ODDS = 16.0  # beyond it a float32 probability is 0 or 1
@@ -66,12 +69,15 @@ class Ranking:
     """What two histograms say; every number is None without positives or without negatives.
 
     Attributes:
-        auroc: area under the ROC curve, pairs within a bin counted as half.
+        auroc: area under the ROC curve, in the middle of what it can be: pairs that are not known
+            to be in either order are counted as half. None where no pair's order is known because
+            sites merged their bins: 0.5 would then say that there is none.
         auroc_bound: the exact area (ties counted as half) differs by at most this.
-        auprc: average precision of the binned scores; compare it with ``prevalence``.
+        auprc: average precision of the binned scores; compare it with ``prevalence``. Of a score
+            between two bins half is counted in each. None where ``auroc`` is.
         prevalence: share of positives, the AUPRC of guessing.
         sensitivity: largest share of positives found at a threshold on a bin edge whose
-            false-alarm rate does not pass the given one; never overstated.
+            false-alarm rate does not pass the given one; never overstated. None where ``auroc`` is.
     """
 
     auroc: float | None
@@ -81,31 +87,45 @@ class Ranking:
     sensitivity: float | None
 
 
-def rank(statistic: Statistic, false_alarm_rate: float) -> Ranking:
+def rank(statistic: Statistic, false_alarm_rate: float, moved: Statistic | None = None) -> Ranking:
     """Read the ranking metrics off a ``scores`` statistic.
+
+    Args:
+        statistic: of one site or summed.
+        false_alarm_rate: at which the sensitivity is stated.
+        moved: what stands beside it where bins were merged.
 
     Sources: Hanley and McNeil 1982 (the area as a share of pairs); Davis and Goadrich 2006 (why
     average precision and not the trapezoid).
     """
     positives, negatives = statistic.values.reshape(2, -1)
+    last_positives, last_negatives = with_all_moved(statistic, moved).values.reshape(2, -1)
     num_positive, num_negative = positives.sum(), negatives.sum()
     if num_positive == 0 or num_negative == 0:
         return Ranking(None, None, None, None, None)
     pairs = num_positive * num_negative
-    below = np.cumsum(negatives) - negatives
-    ties = float(positives @ negatives)
+    certain = float(positives @ (np.cumsum(last_negatives) - last_negatives))
+    possible = float(last_positives @ np.cumsum(negatives))
+    prevalence = float(num_positive / (num_positive + num_negative))
+    if moved is not None and possible - certain >= pairs:
+        return Ranking(None, None, None, prevalence, None)
     found = np.cumsum(positives[::-1])
-    alarms = np.cumsum(negatives[::-1])
-    called = found + alarms
-    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    alarms = np.cumsum(last_negatives[::-1])
     allowed = alarms <= false_alarm_rate * num_negative * (1 + 1e-12)
     return Ranking(
-        auroc=float((positives @ below + ties / 2) / pairs),
-        auroc_bound=float(ties / 2 / pairs),
-        auprc=float(positives[::-1] @ precision / num_positive),
-        prevalence=float(num_positive / (num_positive + num_negative)),
+        auroc=(certain + possible) / 2 / float(pairs),
+        auroc_bound=(possible - certain) / 2 / float(pairs),
+        auprc=_average_precision(positives + last_positives, negatives + last_negatives),
+        prevalence=prevalence,
         sensitivity=float(found[allowed].max(initial=0.0) / num_positive),
     )
+
+
+def _average_precision(positives: Values, negatives: Values) -> float:
+    found = np.cumsum(positives[::-1])
+    called = found + np.cumsum(negatives[::-1])
+    precision = np.divide(found, called, out=np.zeros_like(found), where=called > 0)
+    return float(positives[::-1] @ precision / found[-1])
 
 
 def scores_problem(statistic: Statistic) -> str | None:
