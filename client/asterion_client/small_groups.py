@@ -11,6 +11,8 @@ counts as a patient of its own; ``asterion site check`` says so.
   scores of which no pair of cases is known to be in order.
 * When classes stay, the total less the others must not give them away: together they stand for k
   patients at least, and there are two of them, else more stay.
+* The subgroups of one attribute are merged alike, and those that stay are taken for one: so in each
+  range of bins nobody can tell fewer than k by the total less the subgroups that leave.
 
 Nothing of this is done before a secure sum: there only sums over sites are seen.
 """
@@ -36,6 +38,7 @@ from asterion_shared.metrics.merged_bins import (
     num_bins,
 )
 from asterion_shared.metrics.scores import rank
+from asterion_shared.metrics.subgroups import is_subgroup
 from asterion_shared.plan import Plan
 
 Numbers = npt.NDArray[np.int64]
@@ -153,13 +156,16 @@ def shareable(
     """
     if smallest_group <= 1:
         return dict(statistics)
+    wholes = {name: part for name, part in statistics.items() if not is_subgroup(name)}
     found = {name: _safe(name, statistic, smallest_group, noted)
-             for name, statistic in statistics.items()}  # fmt: skip
-    for family in _families(statistics):
+             for name, statistic in wholes.items()}  # fmt: skip
+    for family in _families(wholes):
         withheld = [name for name in family if found[name] is None]
         members = {name: _members(name, statistics[name], noted) for name in family}
         for name in _also_withheld(members, withheld, smallest_group):
             found[name] = None
+    for family in _families(name for name in statistics if is_subgroup(name)):
+        found |= _safe_subgroups({n: statistics[n] for n in family}, smallest_group, noted)
     return {name: part for safe in found.values() if safe is not None and not _is_mute(safe)
             for name, part in safe.items()}  # fmt: skip
 
@@ -244,11 +250,63 @@ def _safe(
     kept = dyadic_edges(patients, streams, bins, count, smallest_group)
     if kept is None:
         return None
+    return _as_merged(name, statistic, kept)
+
+
+def _as_merged(name: str, statistic: Statistic, kept: Kept) -> dict[str, Statistic]:
     if kept.all():
         return {name: statistic}
     prefix = BASELINE if name.startswith(BASELINE) else ""
     other = f"{prefix}{name_beside(name.removeprefix(prefix), statistic.kind)}"
     return {name: merged(statistic, kept), other: beside(statistic, kept)}
+
+
+def _safe_subgroups(
+    family: Mapping[str, Statistic], smallest_group: int, noted: CellPatients
+) -> dict[str, dict[str, Statistic]]:
+    """The subgroups of one attribute that may leave, each with how its bins were merged.
+
+    Those that stay are one more subgroup, whose numbers are the total less the others.
+    """
+    kind, length = next((part.kind, part.values.size) for part in family.values())
+    count = num_bins(kind, length) if kind in BESIDE else 1
+    cells = {name: noted.of(name) for name in family}
+    streams = {name: (who, where // count) for name, (who, where) in cells.items()}
+    told = _told_subgroups(streams, smallest_group)
+    if not told or kind not in BESIDE:
+        return {name: {name: family[name]} for name in told}
+    # A subgroup's number tells its streams apart; 0 is the one of all that stay.
+    numbers = {name: told.index(name) + 1 if name in told else 0 for name in family}
+    stride = length // count + 1
+    kept = dyadic_edges(
+        np.concatenate([who for who, _ in streams.values()]),
+        np.concatenate([numbers[n] * stride + stream for n, (_, stream) in streams.items()]),
+        np.concatenate([where % count for _, where in cells.values()]),
+        count,
+        smallest_group,
+    )
+    assert kept is not None  # noqa: S101  # no stream is small: it was looked at above
+    return {name: _as_merged(name, family[name], kept) for name in told}
+
+
+def _told_subgroups(
+    streams: Mapping[str, tuple[Numbers, Numbers]], smallest_group: int
+) -> list[str]:
+    """The subgroups that leave: none is small, and neither are all others together.
+
+    Args:
+        streams: of each subgroup patients and the streams that they stand behind.
+        smallest_group: k.
+    """
+    told = sorted(streams, key=lambda name: np.unique(streams[name][0]).size, reverse=True)
+    told = [name for name in told if _enough(*streams[name], smallest_group)]
+    while told and len(told) < len(streams):
+        rest = [streams[name] for name in streams if name not in told]
+        patients, cells = (np.concatenate(part) for part in zip(*rest, strict=True))
+        if _enough(patients, cells, smallest_group):
+            break
+        told.pop()
+    return told
 
 
 def _families(names: Iterable[str]) -> list[list[str]]:
