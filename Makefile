@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo docs test test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
+.PHONY: proto demo docs test test-live test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -16,8 +16,10 @@ demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 # In the order of the folders: by itself xdist leaves the files with one long test for the end.
 SPREAD := -n 2 --dist loadfile --no-loadscope-reorder
 
-test: $(INSTALLED)  ## every test but the nightly ones, live federations included
+test: $(INSTALLED)  ## every test but the live and the nightly ones: 15 minutes on two cores
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not nightly and not live" $(SPREAD)
+
+test-live: $(INSTALLED)  ## real processes, TLS, networks and browsers: 35 minutes on two cores
 	$(BIN)/python -m pytest -m "live and not nightly" $(SPREAD) --durations 25
 
 docs: $(INSTALLED)  ## the documentation, with tutorials carried out: docs/_build/index.html
