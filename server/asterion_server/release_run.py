@@ -90,7 +90,7 @@ def read_trained(folder: RunFolder, operators: Path, chosen: Chosen = "final") -
     return TrainedRun(
         folder=folder,
         plan=plan,
-        result=_as_of(result, rounds),
+        result=as_of(result, rounds),
         chosen=chosen,
         model=model,
         rounds=rounds,
@@ -100,10 +100,14 @@ def read_trained(folder: RunFolder, operators: Path, chosen: Chosen = "final") -
     )
 
 
-def _as_of(result: Result, rounds: int) -> Result:
+def as_of(result: Result, rounds: int) -> Result:
     """The result as it would be with the model of a round as the last one.
 
     Calibration and thresholds are the last model's, so another one has none.
+
+    Args:
+        result: of the run.
+        rounds: number of the round; one that the result does not have leaves it as it is.
     """
     last = next((r for r in result.rounds if r.round == rounds), None)
     if last is None or rounds == max(r.round for r in result.rounds):

@@ -43,12 +43,13 @@ def test_from_a_run_to_the_version_in_use_and_back(centre: Provisioned, browse: 
     anna = signed_in(browse, centre)
     page = anna.get("/releases")
     assert "Nothing was released yet." in page
-    assert f"{RUN}: Dice 0.820" in page
-    assert "of the best round" in page
+    assert f"{RUN}, last model: Dice 0.820" in page
+    assert f"{RUN}, best model, of round 2: Dice 0.860" in page
     said = anna.post("/releases/make", "/releases", run=RUN, chosen="best").text
     assert "cells version 1 is released." in said
     assert "Dice 0.860" in said
-    assert "Every run that ended with a model is released." in said
+    assert f"{RUN}, last model" in said
+    assert f"{RUN}, best model" not in said
     add_run(centre, small_plan(rounds={"count": 3}), "cells-again")
     assert (
         "cells version 2 is released."
@@ -62,6 +63,12 @@ def test_from_a_run_to_the_version_in_use_and_back(centre: Provisioned, browse: 
         "cells version 1 is the one in use again"
         in anna.post("/releases/rollback", "/releases", model="cells").text
     )
+    page = anna.post("/releases/make", "/releases", run=RUN).text
+    assert f"{RUN}, " not in page
+    assert "cells-again, last model" not in page
+    assert "Every model of a run" not in page
+    page = anna.post("/releases/make", "/releases", run="cells-again", chosen="best").text
+    assert "Every model of a run that has ended is released." in page
     model = Registry(centre.releases).model("cells")
     assert model.current == 1
     who: dict[str, Any] = {"person": "anna"}
@@ -71,6 +78,8 @@ def test_from_a_run_to_the_version_in_use_and_back(centre: Provisioned, browse: 
         who | {"run": RUN, "act": "promote", "model": "cells", "version": 1},
         who | {"run": "cells-again", "act": "promote", "model": "cells", "version": 2},
         who | {"run": "cells-again", "act": "roll_back", "model": "cells", "version": 2},
+        who | {"run": RUN, "act": "make_release", "chosen": "final", "despite": 0},
+        who | {"run": "cells-again", "act": "make_release", "chosen": "best", "despite": 0},
     ]
 
 
@@ -96,6 +105,13 @@ def test_what_the_gate_holds_back_is_released_with_a_reason_alone(
     assert [act["despite"] for act in acts_on_record(centre) if "despite" in act] == [0, 1]
     trail = b"".join(path.read_bytes() for path in centre.audit.glob("*.jsonl"))
     assert reason.encode() not in trail
+
+
+def test_the_gate_speaks_of_each_model_by_itself(centre: Provisioned, browse: Browse) -> None:
+    (centre.folder / "release.toml").write_text("[gate]\nworst_site_at_least = 0.79\n")
+    page = signed_in(browse, centre).get("/releases")
+    last, best = page.split("best model, of round 2")
+    assert ("the gate holds it back" in last, "the gate holds it back" in best) == (True, False)
 
 
 def test_who_only_looks_and_what_is_wrong(centre: Provisioned, browse: Browse) -> None:

@@ -1,5 +1,6 @@
-"""The page of the releases: each model's versions, and runs whose model is not released yet."""
+"""The page of the releases: each model's versions, and models of runs that are not released yet."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,15 +11,17 @@ from asterion_server.console.runs_page import badge, link_to_run
 from asterion_server.keys import Provisioned
 from asterion_server.release_gate import gate_problems
 from asterion_server.release_registry import Model, Registry, Released
-from asterion_server.release_settings import release_settings_in
+from asterion_server.release_run import Chosen, as_of
+from asterion_server.release_settings import GateSettings, release_settings_in
 from asterion_server.run_queue import launched_runs
 from asterion_shared.console.rendering import clock
 from asterion_shared.errors import AsterionError
 from asterion_shared.reports.metric_words import headline_metric, label, number
+from asterion_shared.result import Result
 
 HEAD = ("version", "state", "called", "reached", "worst site", "of run", "made")
 MOST_RUNS = 20
-"""Runs without a release that are offered, the newest first."""
+"""Runs with a model that is not released that are offered, the newest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,18 +45,20 @@ class ModelView:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A run whose model is not released.
+    """A model of a run that is not released.
 
     Attributes:
-        name: of the run.
+        run: its name.
+        chosen: whether it is the run's last model or its best.
+        which: the same in words.
         reached: its headline metric in words.
-        has_best: whether an earlier round was better than the last.
-        reasons: why the gate would hold its last model back.
+        reasons: why the gate would hold it back.
     """
 
-    name: str
+    run: str
+    chosen: Chosen
+    which: str
     reached: str
-    has_best: bool
     reasons: list[str]
 
 
@@ -64,7 +69,7 @@ def releases_values(made: Provisioned, looks: RunLooks) -> dict[str, Any]:
         FileProblemError: the registry cannot be read.
     """
     models = Registry(made.releases).models()
-    released = {v.run for model in models.values() for v in model.versions.values()}
+    released = {v.model_sha256 for model in models.values() for v in model.versions.values()}
     problem, candidates = "", list[Candidate]()
     try:
         candidates = _candidates(made, looks, released)
@@ -109,23 +114,30 @@ def _row(model: Model, version: Released) -> tuple[str | Markup, ...]:
 
 def _candidates(made: Provisioned, looks: RunLooks, released: set[str]) -> list[Candidate]:
     gate = release_settings_in(made.folder).gate
-    found = []
+    found: dict[str, list[Candidate]] = {}
     for folder in reversed(launched_runs(made)):
         look = looks.look(folder)
-        if not isinstance(look, RunLook) or look.goes_on or look.name in released:
-            continue
-        if look.result.final_model is None:
-            continue
-        metric = headline_metric(look.result.task)
-        best = look.result.best_model
-        found.append(
-            Candidate(
-                name=look.name,
-                reached=f"{label(metric)} {number(look.result.final_metrics.get(metric))}",
-                has_best=best is not None and best.sha256 != look.result.final_model.sha256,
-                reasons=[str(problem) for problem in gate_problems(look.result, look.plan, gate)],
-            )
-        )
+        if isinstance(look, RunLook) and not look.goes_on:
+            models = list(_models(look, gate, released))
+            found |= {look.name: models} if models else {}
         if len(found) == MOST_RUNS:
             break
-    return found
+    return [candidate for models in found.values() for candidate in models]
+
+
+def _models(look: RunLook, gate: GateSettings, released: set[str]) -> Iterator[Candidate]:
+    result = look.result
+    metric, last, best = headline_metric(result.task), result.final_model, result.best_model
+    choices: list[tuple[Chosen, str, Result]] = []
+    if last is not None and last.sha256 not in released:
+        choices.append(("final", "last model", result))
+    if best is not None and best.round > 0 and best.sha256 not in {*released, last and last.sha256}:
+        choices.append(("best", f"best model, of round {best.round}", as_of(result, best.round)))
+    for chosen, which, so_far in choices:
+        yield Candidate(
+            run=look.name,
+            chosen=chosen,
+            which=which,
+            reached=f"{label(metric)} {number(so_far.final_metrics.get(metric))}",
+            reasons=[str(problem) for problem in gate_problems(so_far, look.plan, gate)],
+        )
