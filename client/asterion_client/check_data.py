@@ -12,6 +12,7 @@ from asterion_client.data.admission import admission_of
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.site_data import class_of, divide, read_case, read_raw
+from asterion_client.data.subgroups import subgroups_of, told_attributes
 from asterion_client.settings import SiteDataSettings, SiteSettings
 from asterion_shared.errors import (
     DataProblemError,
@@ -20,6 +21,7 @@ from asterion_shared.errors import (
     Problem,
     SettingsError,
 )
+from asterion_shared.evaluation_settings import OTHER
 from asterion_shared.plan import DataContract, Plan
 
 
@@ -263,6 +265,7 @@ def _check_against(
             counts[label] += record.split != "test"
     yield from _check_share(settings, num_bad, len(records))
     yield from _check_classes(counts, plan)
+    yield from _check_subgroups(settings, records, plan)
     if settings.data.format == "table":
         yield from _check_columns(settings, records[0], plan)
 
@@ -283,6 +286,23 @@ def _check_classes(counts: Counter[int], plan: Plan) -> Iterator[Problem]:
             fix="check the labels; a site that lacks a class can take part, but pulls the model",
             fatal=False,
         )
+
+
+def _check_subgroups(
+    settings: SiteSettings, records: Sequence[Record], plan: Plan
+) -> Iterator[Problem]:
+    """Attributes that would be told, and of which the records say nothing that the plan lists."""
+    told = [subgroups_of(record, settings, plan) for record in records]
+    for attribute in told_attributes(settings, plan):
+        if all(values[attribute] == OTHER for values in told):
+            wanted = ", ".join(plan.evaluation.subgroups[attribute])
+            yield Problem(
+                where=f"subgroups by {attribute}",
+                what=f"none of {len(told)} records says one of: {wanted}; all count as {OTHER}",
+                fix="correct data.subgroup_keys or the column of that name, or map the site's own "
+                "words in data.subgroup_values",
+                fatal=False,
+            )
 
 
 def _check_columns(settings: SiteSettings, record: Record, plan: Plan) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from asterion_shared.algorithm_settings import Label
+from asterion_shared.evaluation_settings import Attribute
 from asterion_shared.plan import Name
 from asterion_shared.settings_files import Positive, Settings
 
@@ -90,6 +91,11 @@ class ConsentSettings(Settings):
 
     approval_days: Annotated[int, Field(ge=1, le=3650)] = 30
     """After so many days an approval ends."""
+
+    subgroups: tuple[Attribute, ...] = ()
+    """Attributes by which the headline metric of the held-out cases may be told apart, such as
+    ``["sex", "scanner"]``, where a plan's ``evaluation.subgroups`` asks for them; others that a
+    plan asks for are not told. See ``data.subgroup_keys``."""
 
     protocols: tuple[Label, ...] = ()
     """Consents or study protocols: only records whose ``consent`` column in the manifest (or in

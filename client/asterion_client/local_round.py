@@ -6,7 +6,7 @@ hospital's code. A workspace holds one model object; weights are copied into it 
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -25,10 +25,11 @@ from asterion_client.private_round import (
 )
 from asterion_client.small_groups import CellPatients, scores_by_patient
 from asterion_shared.algorithms import algorithm_of
-from asterion_shared.cases import CaseList, Predict, SiteData
+from asterion_shared.cases import Case, CaseList, Predict, SiteData
 from asterion_shared.errors import OrderRefusedError
 from asterion_shared.messages import Order, Report
 from asterion_shared.metrics import BASELINE, Statistic
+from asterion_shared.metrics.subgroups import by_subgroup
 from asterion_shared.parameters import Kept, Layout, Vector, layout_of, read_kept, read_vector
 from asterion_shared.parameters import write_vector as copy_weights
 from asterion_shared.plan import LocalSettings, Plan
@@ -171,11 +172,13 @@ def evaluate(
     The baseline (all background, the site's own majority class, PCA of its own normals) is put
     under names that start with ``baseline/``; not in a run whose sites add noise, or their share of
     it, since it learns from their training cases. A site without test cases gives no statistic.
-    With ``noted`` they are formed case by case, and who stands behind them is taken down.
+    With ``noted`` they are formed case by case, and who stands behind them is taken down. Those of
+    subgroups stand beside the model's, where the plan asks for some and the site tells them.
     """
     if len(data.test) == 0:
         return {}
-    found = _scored(predict, data, plan, noted)
+    scored = _scored_by_subgroup if plan.evaluation.subgroups else _scored
+    found = scored(predict, data, plan, noted)
     if plan.privacy is not None and plan.privacy.noise != "centre":
         return found  # the baseline learns from the training cases, without noise
     named, behind = _baseline_statistics(data, plan, noted is not None)
@@ -191,6 +194,25 @@ def _scored(
     if noted is None:
         return scores(predict, data.test, plan)
     return scores_by_patient(scores, predict, data.test, plan, noted)
+
+
+def _scored_by_subgroup(
+    predict: Predict, data: SiteData, plan: Plan, noted: CellPatients | None
+) -> dict[str, Statistic]:
+    """The same, and beside them those of the subgroups that the cases tell."""
+    scores, seen = task_module(plan.task).scores, False
+
+    def with_subgroups(
+        predict_: Predict, cases: Iterable[Case], plan_: Plan
+    ) -> dict[str, Statistic]:
+        nonlocal seen
+        (case,) = cases  # scores_by_patient gives one at a time
+        found = scores(predict_, [case], plan_)
+        first, seen = not seen, True
+        return found | by_subgroup(found, case.subgroups, plan_, first=first)
+
+    behind = CellPatients() if noted is None else noted
+    return scores_by_patient(with_subgroups, predict, data.test, plan, behind)
 
 
 def _baseline_statistics(data: SiteData, plan: Plan, by_patient: bool) -> _Baseline:

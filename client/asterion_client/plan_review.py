@@ -7,8 +7,10 @@ from typing import Any
 
 from asterion_client.approvals import last_approved
 from asterion_client.consent import objections
+from asterion_client.data.subgroups import told_attributes
 from asterion_client.dry_run import DryRun
 from asterion_client.settings import SiteSettings
+from asterion_shared.metrics.subgroups import values_of
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import in_one_line, planned_account
 from asterion_shared.reports.metric_words import in_bytes, in_time
@@ -88,7 +90,7 @@ def sections(review: Review, settings: SiteSettings) -> list[tuple[str, list[str
     parts = [
         (f"Run {review.run}", list(_what(plan))),
         ("What is read", list(_read(settings, review.dry_run))),
-        ("What leaves", list(_leaves(plan, review.dry_run))),
+        ("What leaves", list(_leaves(settings, plan, review.dry_run))),
         ("Privacy", list(_privacy(plan))),
     ]
     if review.changes is not None:
@@ -123,7 +125,21 @@ def _read(settings: SiteSettings, tried: DryRun | None) -> Iterator[str]:
             yield f"{tried.num_bad_files} files cannot be read and are left out"
 
 
-def _leaves(plan: Plan, tried: DryRun | None) -> Iterator[str]:
+def _subgroups(settings: SiteSettings, plan: Plan) -> Iterator[str]:
+    """Which of the subgroups that the plan asks for are told."""
+    told = told_attributes(settings, plan)
+    allowed = () if settings.consent is None else settings.consent.subgroups
+    for attribute in sorted(plan.evaluation.subgroups):
+        asked = f"{attribute} ({', '.join(values_of(plan, attribute))})"
+        if attribute in told:
+            yield f"the same for held-out cases by {asked}"
+        elif attribute in allowed:
+            yield f"not by {asked}, as asked: the smallest group is {settings.smallest_group}"
+        else:
+            yield f"not by {asked}, as asked: consent.subgroups does not name it"
+
+
+def _leaves(settings: SiteSettings, plan: Plan, tried: DryRun | None) -> Iterator[str]:
     if plan.kind == "count":
         yield "how many examples there are to train and to test, and a hash of the data set"
         return
@@ -138,6 +154,7 @@ def _leaves(plan: Plan, tried: DryRun | None) -> Iterator[str]:
         yield f"how many examples and steps{loss}, how many seconds it took"
         yield "counts and sums from which the metrics on held-out examples are formed"
         yield "how many files cannot be read, and a hash of the data set"
+    yield from _subgroups(settings, plan)
     yield "no image, no row of a table, no file name, no header"
     if tried is not None:
         rounds = plan.rounds.count if plan.kind == "train" else 1

@@ -9,6 +9,7 @@ from asterion_client.consent_settings import ConsentSettings, Hours
 from asterion_shared.algorithm_settings import Label
 from asterion_shared.carrier import Carrier
 from asterion_shared.console.settings import ConsoleSettings
+from asterion_shared.evaluation_settings import Attribute
 from asterion_shared.plan import Name, TaskName
 from asterion_shared.settings_files import Positive, Rule, Settings, read_toml, rule, validate
 
@@ -34,6 +35,15 @@ class SiteDataSettings(Settings):
 
     columns: dict[Label, Label] = Field(default_factory=dict)
     """The site's own column or channel names to the plan's."""
+
+    subgroup_keys: dict[Attribute, Label] = Field(default_factory=dict)
+    """Where the attributes of a plan's ``evaluation.subgroups`` stand in DICOM or FITS files: a
+    DICOM keyword or a FITS header key, such as ``scanner = "Manufacturer"``. Others are columns of
+    that name, of the manifest or the table."""
+
+    subgroup_values: dict[Label, Label] = Field(default_factory=dict)
+    """The site's own words for them to the plan's: ``"ge medical systems" = "ge"``; upper and
+    lower case are the same."""
 
     label_column: Label = "label"
     """Tables: the column that holds the class."""
@@ -195,6 +205,13 @@ class SiteSettings(Settings):
             lambda s: (
                 f"consent.embargo is given and data.format is {s.data.format!r}; embargoes are "
                 "read from FITS headers: remove it"
+            ),
+        ),
+        rule(
+            lambda s: not s.data.subgroup_keys or s.data.format in ("dicom", "fits"),
+            lambda s: (
+                f"data.subgroup_keys is given and data.format is {s.data.format!r}; only DICOM and "
+                "FITS files have keys: give the attributes columns of their names"
             ),
         ),
     )

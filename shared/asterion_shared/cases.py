@@ -32,6 +32,8 @@ class Case:
         group: a hash (12 hex digits) of the patient or field that the case belongs to; equal
             within a site only, and never sent. Empty when nobody knows.
         group_named: whether the site named that patient or field; else each file counts as one.
+        subgroups: of a test case, its value of each attribute of ``evaluation.subgroups`` that is
+            told, or ``other``; empty when none is told.
     """
 
     id: str
@@ -44,6 +46,7 @@ class Case:
     spacing_unit: str = ""
     group: str = ""
     group_named: bool = False
+    subgroups: Mapping[str, str] = field(default_factory=dict)
 
 
 Predict = Callable[[Iterable[Case]], Iterator[npt.NDArray[np.float32]]]

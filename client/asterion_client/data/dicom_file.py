@@ -100,6 +100,27 @@ def read_file(path: Path) -> Dataset:
     return data
 
 
+def header_text(path: Path, keyword: str) -> str:
+    """What a file's header says of one attribute, without reading its pixels; empty for nothing.
+
+    Raises:
+        UnreadableFileError: not DICOM, or an odd value.
+        MissingExtraError: pydicom is not installed.
+    """
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        raise MissingExtraError(package="pydicom", extra="medical") from None
+    try:
+        with guarded_header(path.name):
+            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[keyword])
+            return str(data.get(keyword, "") or "").strip()
+    except (InvalidDicomError, OSError) as error:
+        msg = f"{path.name} is not a readable DICOM file ({type(error).__name__})"
+        raise UnreadableFileError(msg) from None
+
+
 def pixels(data: Dataset, name: str) -> npt.NDArray[np.float32]:
     """Frames of a grey image in their real unit, ``(frames, rows, columns)``.
 

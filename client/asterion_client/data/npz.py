@@ -28,7 +28,10 @@ ROWS = {
     "splits": "split",
     "consent": "consent",
 }
-"""Arrays of one row an image, and what they are; others in the file are not looked at."""
+"""Arrays of one row an image, and what they are; others are looked at by :func:`column` alone."""
+
+_NOT_NPZ = (AttributeError, EOFError, NotImplementedError, TypeError, ValueError,
+            zipfile.BadZipFile, zlib.error)  # fmt: skip
 
 Arrays = dict[str, npt.NDArray[Any]]
 
@@ -79,6 +82,23 @@ def read_npz(path: Path, index: int, dimensions: int) -> RawImage:
     return RawImage(image=image, spacing=(1.0,) * dimensions, mask=mask)
 
 
+def column(path: Path, name: str) -> tuple[str, ...]:
+    """Another array of an npz as one text a row; empty when there is none of one value a row.
+
+    Raises:
+        UnreadableFileError: as :func:`read_index`.
+    """
+    if name in ROWS:
+        return ()
+    try:
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            found = file[name] if name in file.files else np.zeros(0)
+    except _NOT_NPZ as error:
+        raise _not_npz(path, error) from None
+    count = read_index(path).count
+    return tuple(text_of(value) for value in found) if found.shape == (count,) else ()
+
+
 def row_sha256(path: Path, index: int) -> str:
     """SHA-256 of one row's image and mask.
 
@@ -100,10 +120,11 @@ def _row_sha256(path: Path, index: int, mtime_ns: int) -> str:
 
 
 def _texts(arrays: Arrays, name: str) -> tuple[str, ...]:
-    return tuple(_text(value) for value in arrays[name]) if name in arrays else ()
+    return tuple(text_of(value) for value in arrays[name]) if name in arrays else ()
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """One value of an array as text; a whole number without a point."""
     if isinstance(value, bytes):
         return value.decode("utf-8", "replace")
     if isinstance(value, np.floating) and float(value).is_integer():
@@ -119,23 +140,21 @@ def _load(path: Path) -> Arrays:
         raise UnreadableFileError(msg) from None
 
 
+def _not_npz(path: Path, error: Exception) -> UnreadableFileError:
+    kind = type(error).__name__
+    return UnreadableFileError(
+        f"{path.name} is not an npz that can be read without pickles ({kind})"
+    )
+
+
 @lru_cache(maxsize=4)
 def _load_version(path: Path, mtime_ns: int) -> Arrays:
     """The arrays by what they are; rows are read one by one, so they stay for a while."""
     try:
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             found = {name: file[name] for name in file.files if name in ROWS}
-    except (
-        AttributeError,
-        EOFError,
-        NotImplementedError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        msg = f"{path.name} is not an npz that can be read without pickles ({type(error).__name__})"
-        raise UnreadableFileError(msg) from None
+    except _NOT_NPZ as error:
+        raise _not_npz(path, error) from None
     if (
         "images" not in found
         or found["images"].ndim < 2

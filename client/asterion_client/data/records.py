@@ -3,7 +3,7 @@
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from asterion_client.data import dicom, npz, table
@@ -37,6 +37,7 @@ class Record:
         index: row of a table or of an npz, else None.
         region: for a part of a field, (start, stop) on each axis; empty for the whole.
         problem: why it cannot be used, known without reading it; empty when it may be.
+        row: what the manifest or the table says of it, by column; empty without one.
     """
 
     path: Path
@@ -49,6 +50,7 @@ class Record:
     index: int | None = None
     region: tuple[tuple[int, int], ...] = ()
     problem: str = ""
+    row: Mapping[str, str | None] = field(default_factory=dict, repr=False, hash=False)
 
 
 def find_records(settings: SiteDataSettings, folder: Path, task: TaskName) -> list[Record]:
@@ -172,6 +174,7 @@ def _manifest_records(
                 split=_checked_split(split, where, manifest),
                 consent=_cell(row, settings.consent_column),
                 problem=f"{where} names {missing[0]}, which does not exist" if missing else "",
+                row=row,
             )
         )
     return records
@@ -252,6 +255,7 @@ def _table_records(settings: SiteDataSettings, folder: Path) -> list[Record]:
                     split=split,
                     consent=_cell(row, settings.consent_column),
                     index=number,
+                    row=row,
                 )
             )
     return records

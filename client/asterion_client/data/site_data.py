@@ -20,6 +20,7 @@ from asterion_client.data.npz import read_npz
 from asterion_client.data.raw_image import RawImage, UnreadableFileError
 from asterion_client.data.records import Record, find_records
 from asterion_client.data.splits import split_field, split_records
+from asterion_client.data.subgroups import in_subgroups
 from asterion_client.data.table_cases import group_hash, read_table, training_scale
 from asterion_client.settings import SiteDataSettings, SiteSettings
 from asterion_client.withdrawals import ensure_salt
@@ -87,7 +88,7 @@ def load_site_data(
     return SiteData(
         site=settings.name,
         train=_part(cases, train),
-        test=_part(cases, test),
+        test=in_subgroups(_part(cases, test), [frozen.records[i] for i in test], settings, plan),
         num_bad_files=len(bad),
         manifest_sha256=_keyed(frozen.sha256, group_salt),
         bad_files=bad,

@@ -35,6 +35,17 @@ from asterion_shared.metrics.moments import (
 )
 from asterion_shared.metrics.scores import Ranking, rank, scores_length, scores_problem
 from asterion_shared.metrics.statistic import Statistic, Statistics, decode, encode, merge
+from asterion_shared.metrics.subgroups import (
+    CASES,
+    SUBGROUP,
+    as_wholes,
+    headline_of,
+    is_subgroup,
+    metric_name,
+    split_off,
+    subgroup_names,
+    whole_of,
+)
 from asterion_shared.plan import Plan, TaskName
 
 __all__ = [
@@ -91,10 +102,11 @@ def expected_statistics(plan: Plan) -> dict[str, tuple[str, int]]:
 
     A report may lack some (no test case, no mask to compare pixels with, too few patients) and hold
     no other but what stands beside merged bins. The same names with ``baseline/`` before them are
-    those of the trivial baseline.
+    those of the trivial baseline, which has none of subgroups.
     """
     own = {name: (kind, _length(kind, plan)) for name, kind in _KINDS_BY_TASK[plan.task](plan)}
-    return own | {f"{BASELINE}{name}": fact for name, fact in own.items()}
+    beside = {f"{BASELINE}{name}": fact for name, fact in own.items()}
+    return own | beside | dict.fromkeys(subgroup_names(plan), own[whole_of(plan)])
 
 
 def _expected_beside(plan: Plan) -> dict[str, tuple[str, int]]:
@@ -143,6 +155,10 @@ def check_statistics(statistics: Statistics, plan: Plan, *, num_cases: int | Non
         if wrong := misplaced(part):
             msg = f"{wrong}; the site must form it anew"
             raise ValueError(msg)
+    for attribute, counted in _cases_by_attribute(statistics).items():
+        if num_cases is not None and counted > num_cases:
+            msg = f"subgroups by {attribute} have {counted:g} cases and the report {num_cases}"
+            raise ValueError(msg)
 
 
 def summarise(statistics: Statistics, plan: Plan) -> Summary:
@@ -156,14 +172,39 @@ def summarise(statistics: Statistics, plan: Plan) -> Summary:
         ``num_cases`` and the task's headline metric always; the others where their statistic is
         there, and again under ``baseline/``. None where a metric is undefined (an AUROC without
         positives, an HD95 without an object). A metric over several classes is the mean over those
-        where it is defined.
+        where it is defined. Of each subgroup that is told its cases, and the metric that
+        :func:`asterion_shared.metrics.subgroups.headline_of` names: ``auroc_by_sex/female``.
     """
-    own, beside = _halves(statistics)
+    halves = _halves(statistics)
+    (own, parts), beside = split_off(halves[0]), halves[1]
     headline: Summary = {HEADLINE[plan.task]: None}
     counts = {name: _num_cases(name, statistic) or 0.0 for name, statistic in own.items()}
     trivial = {f"{BASELINE}{name}": value for name, value in _metrics(beside, plan).items()}
     most = {"num_cases": max(counts.values(), default=0.0)}
-    return headline | _metrics(own, plan) | most | _fewer_ranked(counts, own) | trivial
+    whole = headline | _metrics(own, plan) | most | _fewer_ranked(counts, own)
+    return whole | trivial | _by_subgroup(parts, plan)
+
+
+def _by_subgroup(parts: Statistics, plan: Plan) -> Summary:
+    metric = headline_of(plan)
+    wanted = (metric, f"{metric}_low", f"{metric}_high", f"{metric}_bound", "prevalence")
+    summary: Summary = {}
+    for subgroup, statistics in as_wholes(parts, plan):
+        found = _metrics(statistics, plan)
+        cases = _num_cases(whole_of(plan), statistics[whole_of(plan)])
+        summary |= {metric_name(m, subgroup): found[m] for m in wanted if m in found}
+        summary[metric_name(CASES, subgroup)] = cases
+    return summary
+
+
+def _cases_by_attribute(statistics: Statistics) -> dict[str, float]:
+    """Cases of all told subgroups of an attribute together; a case is in one of them."""
+    counted: dict[str, float] = {}
+    for name, statistic in statistics.items():
+        if is_subgroup(name) and statistic.kind not in BESIDE.values():
+            attribute = name.removeprefix(SUBGROUP).partition("/")[0]
+            counted[attribute] = counted.get(attribute, 0.0) + (_num_cases(name, statistic) or 0.0)
+    return counted
 
 
 def _fewer_ranked(counts: Mapping[str, float], own: Statistics) -> Summary:
