@@ -14,6 +14,7 @@ from asterion_server.release_words import (
     privacy_sentences,
     said,
     site_rows,
+    subgroup_parts,
     table,
     task_sentence,
 )
@@ -72,7 +73,7 @@ def model_card(
         parts.append(table(("measured over all sites", "value", "95 % interval", "baseline"), rows))
     if words := calibration_sentences(run):
         parts.append(" ".join(words))
-    parts += [_sites(run), "## Limits",
+    parts += [_sites(run), *subgroup_parts(run), "## Limits",
               "\n".join(f"* {sentence}" for sentence in limits(run, about.limits)),
               "## Data", said(about.data_sources), input_sentence(run.plan),
               "The truth it was trained and tested on (reference standard): "

@@ -13,6 +13,7 @@ from asterion_server.release_words import (
     performance_sentences,
     said,
     site_rows,
+    subgroup_parts,
     table,
     task_sentence,
 )
@@ -70,6 +71,8 @@ def claim_report(run: TrainedRun, about: AboutSettings, *, name: str, version: i
     head = ("site", "training", "test", "skipped files", label(HEADLINE[run.plan.task]),
             "95 % interval")  # fmt: skip
     parts += ["## Table 2: by site", table(head, site_rows(run))]
+    if subgroups := subgroup_parts(run):
+        parts += ["## Table 3: by subgroup", *subgroups]
     return "\n\n".join(parts) + "\n"
 
 

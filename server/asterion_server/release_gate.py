@@ -4,13 +4,15 @@ from collections.abc import Iterator
 
 from asterion_server.release_settings import GateSettings
 from asterion_shared.errors import Problem
+from asterion_shared.evaluation_settings import OTHER
 from asterion_shared.metrics import BASELINE
+from asterion_shared.metrics.subgroups import headline_of, metrics_of, values_of
 from asterion_shared.plan import Plan
 from asterion_shared.reports.intervals import bounds_95
 from asterion_shared.reports.metric_words import headline_metric, label, number
-from asterion_shared.reports.report_page import lowest_site
+from asterion_shared.reports.report_page import lowest_site, plural
 from asterion_shared.reports.usability import trivial_value
-from asterion_shared.result import Result
+from asterion_shared.result import Metrics, Result
 
 
 def gate_problems(result: Result, plan: Plan, gate: GateSettings) -> list[Problem]:
@@ -28,6 +30,8 @@ def gate_problems(result: Result, plan: Plan, gate: GateSettings) -> list[Proble
         found += _worst_site(result, gate.worst_site_at_least)
     if gate.worst_class_at_least is not None:
         found += _worst_class(result, plan, gate.worst_class_at_least)
+    if gate.worst_subgroup_at_least is not None:
+        found += _worst_subgroup(result, plan, gate.worst_subgroup_at_least)
     if gate.calibration_error_at_most is not None:
         found += _calibration(result, gate.calibration_error_at_most)
     return found
@@ -90,6 +94,37 @@ def _worst_class(result: Result, plan: Plan, least: float) -> Iterator[Problem]:
         elif value < least:
             what = f"{label(name)} is {number(value)}, and {least:g} is asked"
             yield Problem(where="worst class", what=what, fix="add data of that class")
+
+
+def _worst_subgroup(result: Result, plan: Plan, least: float) -> Iterator[Problem]:
+    """Each value that the plan lists, and ``other`` where it has cases."""
+    where, metric = "worst subgroup", headline_of(plan)
+    if not plan.evaluation.subgroups:
+        what = f"the plan asks for no subgroups, and {least:g} is asked of each"
+        yield Problem(where=where, what=what, fix="name them in evaluation.subgroups of the plan")
+    for attribute in sorted(plan.evaluation.subgroups):
+        for value in values_of(plan, attribute):
+            found = metrics_of(result.final_metrics, f"{attribute}/{value}")
+            if value == OTHER and not found.get("num_cases"):
+                continue
+            yield from _subgroup(label(metric), f"{attribute} {value}", found, metric, least)
+
+
+def _subgroup(
+    shown: str, subgroup: str, found: Metrics, metric: str, least: float
+) -> Iterator[Problem]:
+    where, value = "worst subgroup", found.get(metric)
+    if not found:
+        what = f"no site told {shown} of {subgroup}, and {least:g} is asked"
+        fix = "ask the sites to name it in consent.subgroups; too few patients are never told"
+        yield Problem(where=where, what=what, fix=fix)
+    elif value is None:
+        cases = plural(round(found.get("num_cases") or 0), "case")
+        what = f"{shown} is not defined on the {cases} of {subgroup}, and {least:g} is asked"
+        yield Problem(where=where, what=what, fix="have test data of that subgroup")
+    elif value < least:
+        what = f"{shown} is {number(value)} for {subgroup}, and {least:g} is asked"
+        yield Problem(where=where, what=what, fix="add data of that subgroup")
 
 
 def _calibration(result: Result, most: float) -> Iterator[Problem]:

@@ -24,6 +24,10 @@ class GateSettings(Settings):
     worst_class_at_least: Share | None = None
     """Headline metric of the class with the lowest; absent: not asked."""
 
+    worst_subgroup_at_least: Share | None = None
+    """Headline metric of the subgroup with the lowest, of those that the plan's
+    ``evaluation.subgroups`` lists; absent: not asked."""
+
     calibration_error_at_most: Share | None = None
     """Expected calibration error over all sites (classification); absent: not asked."""
 

@@ -15,6 +15,7 @@ from asterion_shared.reports.metric_words import (
     secondary_metrics,
 )
 from asterion_shared.reports.report_page import interval, num_tested, plural
+from asterion_shared.reports.subgroup_tables import NOT_TOLD, subgroup_tables
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import Metrics
 
@@ -133,10 +134,7 @@ def limits(run: TrainedRun, own: str) -> list[str]:
         )
     if result.secure_sum:
         found.append("How it does at each single site is known to that site alone (secure sum).")
-    found.append(
-        "How it does by age, sex, scanner or instrument is not recorded here; "
-        "docs/report.html has what the sites told."
-    )
+    found.append(_subgroup_limit(run))
     unseen = [s.name for s in result.sites if s.name not in run.sites]
     if unseen:
         found.append(f"No report of {', '.join(unseen)} is in the model.")
@@ -145,6 +143,25 @@ def limits(run: TrainedRun, own: str) -> list[str]:
     if any(r.missing for r in result.rounds):
         found += [f"{sentence[:1].upper()}{sentence[1:]}." for sentence in absences(result)]
     return found
+
+
+def _subgroup_limit(run: TrainedRun) -> str:
+    """How it does by age, sex, scanner or instrument: what of it is known."""
+    tables = subgroup_tables(run.result, run.plan)
+    if not tables:
+        return "How it does by age, sex, scanner or instrument was not asked for, and is not known."
+    asked = " and ".join(one.head[0] for one in tables)
+    silent = [one.head[0] for one in tables if all(row[1] == NOT_TOLD for row in one.rows[:-1])]
+    hidden = f" No site told anything by {' or '.join(silent)}." if silent else ""
+    return f"Its subgroups were asked for by {asked}, and by nothing else.{hidden}"
+
+
+def subgroup_parts(run: TrainedRun) -> list[str]:
+    """A table for each attribute that the plan tells cases apart by, with its notes; Markdown."""
+    parts: list[str] = []
+    for one in subgroup_tables(run.result, run.plan):
+        parts += [f"By {one.head[0]}:", table(one.head, one.rows), *one.notes]
+    return parts
 
 
 def calibration_sentences(run: TrainedRun) -> list[str]:

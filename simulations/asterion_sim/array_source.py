@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from asterion_client.data.npz import text_of
 from asterion_client.data.transforms import normalise
 from asterion_shared.cases import CaseList, SiteData
 from asterion_shared.errors import FileProblemError
+from asterion_shared.evaluation_settings import OTHER, EvaluationSettings
+from asterion_shared.metrics.subgroups import value_told
 from asterion_shared.plan import Plan
 from asterion_shared.randomness import stream
 from asterion_sim.case_arrays import Pool, PoolCases
@@ -75,7 +78,9 @@ def read_arrays(path: Path, plan: Plan) -> ArrayData:
         normalised(images, plan),
         None if labels is None else np.asarray(labels, np.int64),
         None if masks is None else _of_type(masks, np.int16),
-    )
+        {name: _subgroups(arrays.get(name), name, len(images), plan.evaluation)
+         for name in plan.evaluation.subgroups},
+    )  # fmt: skip
     return ArrayData(pool, arrays, _classes(labels, masks, len(plan.data.classes)))
 
 
@@ -114,6 +119,15 @@ def split_arrays(
             test=PoolCases(data.pool, rows[test]) if test.any() else CaseList(()),
         )
     return sites
+
+
+def _subgroups(
+    column: Column | None, attribute: str, count: int, evaluation: EvaluationSettings
+) -> tuple[str, ...]:
+    """The subgroup of each example; ``other`` without a column of the attribute's name."""
+    if column is None or column.ndim != 1:
+        return (OTHER,) * count
+    return tuple(value_told(text_of(value), attribute, evaluation, {}) for value in column)
 
 
 def _site_names(

@@ -2,6 +2,7 @@
 
 import hashlib
 import mmap
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, finalize
 
@@ -67,12 +68,14 @@ class Pool:
             (copy on write, because torch does not take read-only arrays).
         labels: int64 (N,), -1 where unknown; None when there are none.
         masks: int16 (N, *S), -1 where unknown; None when there are none.
+        subgroups: for each attribute of the plan the value of each example, (N,), or ``other``.
     """
 
     name: str
     inputs: npt.NDArray[np.float32]
     labels: Ints | None = None
     masks: npt.NDArray[np.int16] | None = None
+    subgroups: Mapping[str, Sequence[str]] = field(default_factory=dict)
     _tensors: dict[str, tuple[Tensor, Tensor | None]] = field(default_factory=dict, repr=False)
     _read_bytes: int = 0
 
@@ -126,6 +129,7 @@ class PoolCases(CaseList):
             mask=None if pool.masks is None else np.array(pool.masks[row]),
             native_shape=spatial,
             native_spacing=(1.0,) * len(spatial),
+            subgroups={name: values[row] for name, values in pool.subgroups.items()},
         )
 
     def labels(self) -> Ints:

@@ -1,6 +1,7 @@
 """Metrics in words: what a name means, how a number of it is written."""
 
 from asterion_shared.metrics import HEADLINE
+from asterion_shared.metrics.subgroups import subgroup_of
 from asterion_shared.plan import TaskName
 
 _LABELS: dict[str, str] = {
@@ -69,9 +70,14 @@ def label(name: str) -> str:
 
     >>> label("dice/anterior"), label("baseline/auroc"), label("dice_low")
     ('Dice, anterior', 'AUROC of the baseline', 'Dice, lower end')
+    >>> label("auroc_by_sex/female")
+    'AUROC, sex female'
     """
     if name.startswith("baseline/"):
         return f"{label(name.removeprefix('baseline/'))} of the baseline"
+    metric, subgroup = subgroup_of(name)
+    if subgroup:
+        return f"{label(metric)}, {subgroup.replace('_', ' ').replace('/', ' ')}"
     base, _, part = name.partition("/")
     for ending, words in _ENDINGS:
         if base.endswith(ending):

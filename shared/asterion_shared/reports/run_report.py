@@ -41,6 +41,7 @@ from asterion_shared.reports.run_tables import (
     site_table,
 )
 from asterion_shared.reports.simulation_words import how_simulated
+from asterion_shared.reports.subgroup_tables import subgroup_section
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import BestModel, Metrics, Result, headline
 
@@ -117,6 +118,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "loss_chart": loss_chart(result),
         "seconds_chart": seconds_chart(result),
         **site_table(result, metric, plan),
+        **subgroup_section(result, plan),
         **calibration_section(result),
         **decision_section(result),
         "pictures": embed(pictures),

@@ -7,6 +7,7 @@ import numpy as np
 
 from asterion_shared.absences import MOST_NAMED_SITES, quarantine_sentences, round_words
 from asterion_shared.messages import REASON_CODES
+from asterion_shared.metrics.subgroups import subgroup_of
 from asterion_shared.plan import Plan
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.many_sites import (
@@ -268,7 +269,8 @@ def _skipped(result: Result) -> list[str]:
 def metric_table(result: Result) -> dict[str, Any]:
     """Every metric of the final model: at each site, or of many sites their quantiles."""
     final = result.final_sites
-    names = list(dict.fromkeys(n for m in (result.final_metrics, *final.values()) for n in m))
+    every = dict.fromkeys(n for m in (result.final_metrics, *final.values()) for n in m)
+    names = [name for name in every if not subgroup_of(name)[1]]  # they have tables of their own
     head: tuple[str, ...] = ("metric", "pooled", *sorted(final))
     cells = [[number(final[site].get(n)) for site in sorted(final)] for n in names]
     note = "Pooled over all sites, and at each site"
