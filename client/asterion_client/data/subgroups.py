@@ -88,7 +88,8 @@ def _text(record: Record, attribute: str, settings: SiteDataSettings) -> str:
     if settings.format == "npz":
         texts = npz.column(path, attribute)
         return texts[record.index or 0] if texts else ""
-    return record.row.get(attribute) or ""
+    theirs = {ours: name for name, ours in settings.columns.items()}
+    return record.row.get(theirs.get(attribute, attribute)) or ""
 
 
 def _first_file(path: Path) -> Path:
