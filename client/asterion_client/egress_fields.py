@@ -152,7 +152,8 @@ FIELDS: tuple[Field, ...] = (
           "mean training loss", _GROUP, _loss_problem, lambda report: report.train_loss is None),
     Field("kinds", ANY, "text", "a kind of the plan's statistic", "how a statistic is read", _FREE),
     Field("statistics", ANY, "numbers", "of the plan's names and lengths, finite, 0 or more; no "
-          "cell of 1 to k - 1 patients", "sums, counts and histograms over the test data", _GROUP,
+          "cell of 1 to k - 1 patients", "sums, counts and histograms over the test data, also of "
+          "subgroups that consent.subgroups names", _GROUP,
           _statistics_problem, lambda report: not report.statistics),
     Field("update", "vector", "float32 numbers", "finite, as many as the network's weights",
           "local less global weights", "the privacy ledger, where the plan is private",

@@ -88,6 +88,14 @@ def test_only_what_the_consent_names_is_told(
     assert all(set(one) == attributes for one in found)
 
 
+def test_a_site_with_a_connection_and_no_consent_tells_nothing(tmp_path: Path) -> None:
+    table(tmp_path)
+    way = {"address": "c:1", "root_certificate": "ca.pem", "private_key": "site.key"}
+    settings = site("table", None, **WORDS).model_dump() | {"connection": way}
+    found = told(load_site_data(validate(SiteSettings, settings, "s"), tmp_path, ROWS))
+    assert found == [{}, {}, {}, {}]
+
+
 def test_a_manifest_has_columns_for_them(tmp_path: Path) -> None:
     lines = ["path,label,split,sex"]
     for number, (split, sex) in enumerate([("train", "male"), ("train", "female"), ("test", "Male"),

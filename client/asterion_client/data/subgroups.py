@@ -25,12 +25,12 @@ from asterion_shared.plan import Plan
 def told_attributes(settings: SiteSettings, plan: Plan) -> tuple[str, ...]:
     """The attributes of a plan that the site tells its held-out cases apart by, sorted.
 
-    Those that ``consent.subgroups`` names. All where there is no ``[consent]``: then every order
-    is refused, and this is a simulation. None where the small groups of the site are held back.
+    Those that ``consent.subgroups`` names. All in a simulation, with neither ``[consent]`` nor
+    ``[connection]``. None where the small groups of the site are held back.
     """
     asked = tuple(sorted(plan.evaluation.subgroups))
     if settings.consent is None:
-        return asked
+        return asked if settings.connection is None else ()
     if settings.smallest_group > 1:
         return ()  # no rule says yet which of them stand on too few patients
     return tuple(name for name in asked if name in settings.consent.subgroups)
