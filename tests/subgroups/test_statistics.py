@@ -130,6 +130,13 @@ def test_of_an_attribute_that_is_not_told_nothing_leaves() -> None:
     assert {n for n in found if n.startswith("by_")} == {n for n in NAMES if "sex" in n}
 
 
+def test_a_single_case_brings_a_statistic_of_each_value() -> None:
+    plan = plan_of("two classes")
+    found = evaluate(predictor(plan), site_of(plan, 1), plan)
+    assert {name for name in found if name.startswith("by_")} == NAMES
+    assert summarise(found, plan)["cases_by_scanner/philips"] == 0
+
+
 def test_what_cannot_be_is_refused() -> None:
     plan = plan_of("two classes")
     found = evaluate(predictor(plan), site_of(plan), plan)
@@ -158,6 +165,13 @@ def test_merged_bins_of_a_subgroup_are_read_by_their_own_edges() -> None:
     assert said["auroc_by_sex/male"] == alone["auroc"]
     assert said["auroc_bound_by_sex/male"] == alone["auroc_bound"]
     assert said["auroc_by_sex/female"] == summarise(found, plan)["auroc_by_sex/female"]
+    # Pooled with a site that merged nothing, its bins are merged too: else the order is of neither.
+    pooled = summarise(merge([left, found]), plan)
+    both = merge(
+        [{"score": coarse, "score_edges": edges_of(kept)}, {"score": found["by_sex/male"]}]
+    )
+    assert pooled["auroc_by_sex/male"] == summarise(both, plan)["auroc"]
+    assert pooled["auroc_bound_by_sex/male"] == said["auroc_bound_by_sex/male"]
 
 
 def test_a_secure_sum_adds_them_and_a_silent_site_adds_nothing() -> None:
