@@ -134,7 +134,8 @@ def _subgroups(settings: SiteSettings, plan: Plan) -> Iterator[str]:
         if attribute in told:
             yield f"the same for held-out cases by {asked}"
         elif attribute in allowed:
-            yield f"not by {asked}, as asked: the smallest group is {settings.smallest_group}"
+            held = f"small groups ({settings.smallest_group}) are not held back from a secure sum"
+            yield f"not by {asked}, as asked: {held}"
         else:
             yield f"not by {asked}, as asked: consent.subgroups does not name it"
 

@@ -49,8 +49,8 @@ class EvaluationSettings(Settings):
             lambda e: "subgroups lists a value twice; make the values of an attribute differ",
         ),
         rule(
-            lambda e: not any(name.endswith("_edges") for name in e.subgroups),
-            lambda e: "subgroups has a name that ends in '_edges'; use another name",
+            lambda e: not any(name.endswith(("_edges", "_moved")) for name in e.subgroups),
+            lambda e: "subgroups has a name that ends in '_edges' or '_moved'; use another name",
         ),
     )
 

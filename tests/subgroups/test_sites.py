@@ -75,7 +75,7 @@ def test_a_table_is_told_in_the_words_of_the_plan_and_no_others(tmp_path: Path) 
         ((), 1, set()),
         (("sex",), 1, {"sex"}),
         (("sex", "age"), 1, {"sex"}),
-        (("sex", "scanner"), 2, set()),
+        (("sex", "scanner"), 2, {"sex", "scanner"}),
         (None, 5, {"sex", "scanner"}),  # a simulation: without [consent] every order is refused
     ],
 )
@@ -86,6 +86,21 @@ def test_only_what_the_consent_names_is_told(
     found = told(load_site_data(site("table", tells, group, **WORDS), tmp_path, ROWS))
     assert len(found) == 4
     assert all(set(one) == attributes for one in found)
+
+
+def test_into_a_secure_sum_a_site_that_holds_small_groups_back_tells_none(tmp_path: Path) -> None:
+    table(tmp_path)
+    summed = {
+        "secure_sum": {"max_dropouts": 1, "max_colluders": 1},
+        "algorithm": {"max_weight": 20, "clip_norm": 50.0},
+        "rounds": {"sites_per_round": 5, "quorum": 3},
+    }
+    plan = validate(Plan, ROWS.model_dump(exclude_none=True) | summed, "plan")
+    for group, attributes in ((1, {"sex"}), (2, set())):
+        settings = site("table", ("sex",), group, **WORDS)
+        assert all(set(one) == attributes for one in told(load_site_data(settings, tmp_path, plan)))
+        said = in_plain_words(review_of(settings, tmp_path, plan, "r", None), settings)
+        assert ("as asked: small groups (2) are not held back" in said) == (group == 2)
 
 
 def test_a_site_with_a_connection_and_no_consent_tells_nothing(tmp_path: Path) -> None:
@@ -188,5 +203,3 @@ def test_a_review_says_what_is_told_and_what_is_not(tmp_path: Path) -> None:
     said = review(site("table", ("sex",)))
     assert "the same for held-out cases by sex (female, male, other)" in said
     assert "not by scanner (ge, siemens, other), as asked: consent.subgroups does not" in said
-    said = review(site("table", ("sex",), group=5))
-    assert "not by sex (female, male, other), as asked: the smallest group is 5" in said

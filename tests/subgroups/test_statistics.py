@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from asterion_client.local_round import evaluate
-from asterion_client.small_groups import CellPatients
+from asterion_client.small_groups import CellPatients, shareable
 from asterion_shared.cases import Case, CaseList, Predict, SiteData
 from asterion_shared.errors import SettingsError
 from asterion_shared.metrics import (
@@ -17,7 +17,7 @@ from asterion_shared.metrics import (
     merge,
     summarise,
 )
-from asterion_shared.metrics.merged_bins import edges_of, merged
+from asterion_shared.metrics.merged_bins import beside, merged
 from asterion_shared.metrics.subgroups import by_subgroup, headline_of, metrics_of, whole_of
 from asterion_shared.plan import Plan, parse_plan
 from asterion_shared.privacy.secret_stream import SecretStream
@@ -152,26 +152,37 @@ def test_what_cannot_be_is_refused() -> None:
         check_statistics({"by_sex/male": found["confusion"]}, plan)
 
 
-def test_merged_bins_of_a_subgroup_are_read_by_their_own_edges() -> None:
+def test_merged_bins_of_a_subgroup_are_read_by_what_is_beside_them() -> None:
     plan = plan_of("two classes")
     found = evaluate(predictor(plan), site_of(plan), plan)
     kept = np.zeros(41, np.bool_)
     kept[20] = True
-    coarse = merged(found["by_sex/male"], kept)
-    left = found | {"by_sex/male": coarse, "by_sex_edges/male": edges_of(kept)}
+    own = found["by_sex/male"]
+    coarse, moved = merged(own, kept), beside(own, kept)
+    left = found | {"by_sex/male": coarse, "by_sex_moved/male": moved}
     check_statistics(left, plan, num_cases=30)
     said = summarise(left, plan)
-    alone = summarise({"score": coarse, "score_edges": edges_of(kept)}, plan)
-    assert said["auroc_by_sex/male"] == alone["auroc"]
+    alone = summarise({"score": coarse, "score_moved": moved}, plan)
     assert said["auroc_bound_by_sex/male"] == alone["auroc_bound"]
+    assert said["auroc_by_sex/male"] == alone["auroc"]
+    assert (alone["auroc_bound"] or 0) > 0.05  # without what is beside it would be as good as 0
     assert said["auroc_by_sex/female"] == summarise(found, plan)["auroc_by_sex/female"]
-    # Pooled with a site that merged nothing, its bins are merged too: else the order is of neither.
-    pooled = summarise(merge([left, found]), plan)
-    both = merge(
-        [{"score": coarse, "score_edges": edges_of(kept)}, {"score": found["by_sex/male"]}]
+    both = merge([{"score": coarse, "score_moved": moved}, {"score": own}])
+    assert (
+        summarise(merge([left, found]), plan)["auroc_by_sex/male"]
+        == (summarise(both, plan)["auroc"])
     )
-    assert pooled["auroc_by_sex/male"] == summarise(both, plan)["auroc"]
-    assert pooled["auroc_bound_by_sex/male"] == said["auroc_bound_by_sex/male"]
+
+
+def test_small_subgroups_stay_and_what_leaves_is_read() -> None:
+    plan = plan_of("segmentation")
+    noted, site = CellPatients(), site_of(plan)
+    left = shareable(evaluate(predictor(plan), site, plan, noted), 7, noted)
+    check_statistics(left, plan, num_cases=30)
+    said = summarise(left, plan)
+    assert "cases_by_sex/other" not in said  # 6 patients
+    assert said["cases_by_scanner/ge"] == said["cases_by_scanner/siemens"] == 15
+    assert said["cases_by_scanner/philips"] == 0
 
 
 def test_a_secure_sum_adds_them_and_a_silent_site_adds_nothing() -> None:
@@ -222,6 +233,7 @@ def test_a_plan_without_subgroups_has_the_text_and_the_hash_it_always_had() -> N
         ({"sex": ["female", "other"]}, "lists 'other'"),
         ({"sex": ["male", "male"]}, "lists a value twice"),
         ({"sex_edges": ["male"]}, "ends in '_edges'"),
+        ({"sex_moved": ["male"]}, "or '_moved'"),
         ({"Sex": ["male"]}, "should match pattern"),
         ({"sex": ["Male"]}, "should match pattern"),
         ({"sex": ["male "]}, "should match pattern"),

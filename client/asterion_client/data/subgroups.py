@@ -26,13 +26,14 @@ def told_attributes(settings: SiteSettings, plan: Plan) -> tuple[str, ...]:
     """The attributes of a plan that the site tells its held-out cases apart by, sorted.
 
     Those that ``consent.subgroups`` names. All in a simulation, with neither ``[consent]`` nor
-    ``[connection]``. None where the small groups of the site are held back.
+    ``[connection]``. None where small groups are held back and a secure sum would add up what the
+    site does not hold back from it: of an attribute that no other site tells, that is its own.
     """
     asked = tuple(sorted(plan.evaluation.subgroups))
     if settings.consent is None:
         return asked if settings.connection is None else ()
-    if settings.smallest_group > 1:
-        return ()  # no rule says yet which of them stand on too few patients
+    if settings.smallest_group > 1 and plan.secure_sum is not None:
+        return ()
     return tuple(name for name in asked if name in settings.consent.subgroups)
 
 
