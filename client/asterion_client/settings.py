@@ -214,6 +214,11 @@ class SiteSettings(Settings):
                 "FITS files have keys: give the attributes columns of their names"
             ),
         ),
+        rule(
+            # By two lists of values of one key the few that only one of them lists could be told.
+            lambda s: len({*s.data.subgroup_keys.values()}) == len(s.data.subgroup_keys),
+            lambda s: "data.subgroup_keys gives two attributes one key; give each its own",
+        ),
     )
 
     @property

@@ -184,6 +184,8 @@ def test_an_npz_has_arrays_for_them(tmp_path: Path) -> None:
 def test_keys_are_for_files_with_headers() -> None:
     with pytest.raises(SettingsError, match=r"subgroup_keys is given and data.format is 'table'"):
         site("table", (), subgroup_keys={"sex": "PatientSex"})
+    with pytest.raises(SettingsError, match=r"gives two attributes one key"):
+        site("dicom", (), subgroup_keys={"sex": "PatientSex", "gender": "PatientSex"})
 
 
 def test_a_check_says_where_no_record_has_a_value_of_the_plan(tmp_path: Path) -> None:
