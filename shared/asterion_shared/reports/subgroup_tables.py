@@ -104,9 +104,9 @@ def _notes(result: Result, metric: str, parts: dict[str, Metrics]) -> list[str]:
         notes.append(f"{label} is not defined on the cases of {', '.join(undefined)}.")
     bounds = [bound for part in parts.values()
               if (bound := part.get(f"{metric}_bound")) is not None]  # fmt: skip
-    if bounds:
+    if (most := max(bounds, default=0.0)) >= 0.00005:
         notes.append(
             f"{metric_words.label(metric)} is formed from histograms that add over sites; that "
-            f"moves a value here by at most {number(max(bounds), digits=4)}."
+            f"moves a value here by at most {number(most, digits=4)}."
         )
     return notes
