@@ -8,7 +8,7 @@ export FLWR_DISABLE_UPDATE_CHECK := 1
 
 PEERS := runs/bench/env-pfl/.installed runs/bench/env-flower/.installed
 
-.PHONY: proto demo docs test test-live test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
+.PHONY: proto demo docs docs-check test test-live test-slow test-faults test-soak test-fast check format studies wheels clean bench-simulation bench-curves bench-private bench-transport bench-link
 
 demo: $(INSTALLED)  ## a real federation of three observatories on this machine
 	$(BIN)/asterion demo --out runs/demo
@@ -24,6 +24,9 @@ test-live: $(INSTALLED)  ## real processes, TLS, networks and browsers: 35 minut
 
 docs: $(INSTALLED)  ## the documentation, with tutorials carried out: docs/_build/index.html
 	$(BIN)/python -m sphinx -W --keep-going -q docs docs/_build
+
+docs-check: $(INSTALLED)  ## the same without tutorials and docstrings: seconds, for every change
+	$(BIN)/python -m sphinx -W --keep-going -q -t quick docs docs/_build/quick
 
 test-slow: $(INSTALLED)  ## what takes more minutes than a change should wait for
 	$(BIN)/python -m pytest -m nightly --durations 0

@@ -1,12 +1,20 @@
-"""The documentation site: ``make docs``. Tutorials are carried out as it is built."""
+"""The documentation site: ``make docs``. Tutorials are carried out as it is built.
 
+``make docs-check`` builds it with the tag ``quick``: tutorials are not carried out, and the pages
+of the API hold no docstrings.
+"""
+
+import functools
 import re
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Annotated, get_origin
 
 from pygments.lexers.special import TextLexer
 from sphinx.application import Sphinx
+from sphinx.util import inspect, typing
 
 from asterion_shared import __version__
 
@@ -24,8 +32,11 @@ myst_heading_anchors = 3
 exclude_patterns = ["site", "_build"]
 html_theme = "furo"
 html_title = "Asterion"
+html_static_path = ["_static"]
+html_css_files = ["asterion.css"]
 html_show_sourcelink = False
 html_copy_source = False
+autodoc_default_options = {"exclude-members": "model_config"}  # pydantic's, the same everywhere
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 napoleon_numpy_docstring = False
@@ -61,9 +72,29 @@ def _as_text(*given: object) -> None:
         lines[:] = [_NO_MARKUP.sub(lambda m: m[1] or f"\\{m[2]}", line) for line in lines]
 
 
+def _without_limits(write: Callable[..., str]) -> Callable[..., str]:
+    """A type as a reader needs it: ``Annotated`` without what pydantic checks."""
+
+    @functools.wraps(write)
+    def bare(annotation: object, *args: object, **options: object) -> str:
+        while get_origin(annotation) is Annotated:
+            annotation = annotation.__origin__  # type: ignore[attr-defined]  # what Annotated has
+        return write(annotation, *args, **options)
+
+    return bare
+
+
+# Before autodoc is loaded, which takes these by name.
+typing.restify = _without_limits(typing.restify)
+typing.stringify_annotation = _without_limits(typing.stringify_annotation)
+inspect.stringify_annotation = typing.stringify_annotation
+
+
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    write_api(Path(app.srcdir) / "api")
+    quick = app.tags.has("quick")
+    write_api(Path(app.srcdir) / "api", members=not quick)
     app.add_lexer("hand", TextLexer)  # what a guide's reader does away from the terminal
-    app.connect("source-read", _carry_out)
+    if not quick:
+        app.connect("source-read", _carry_out)
     app.connect("autodoc-process-docstring", _as_text)

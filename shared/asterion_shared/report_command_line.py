@@ -54,11 +54,20 @@ def show(
     out: Annotated[
         Path | None, typer.Option(help="the page; absent: report.html beside result.json")
     ] = None,
+    bracket: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="of asterion simulate bracket, with the run's plan and sites: show each site's "
+            "own model and a pooled one as well",
+        ),
+    ] = None,
 ) -> None:
     """Write a run's report.html again from its result.json, with this version's pages.
 
     Example pictures are not in result.json: those of the page that is there are taken over.
     """
+    from asterion_shared.bracket_result import read_bracket
     from asterion_shared.reports.compared_runs import read_run, result_file
     from asterion_shared.reports.drawn_before import pictures_of
     from asterion_shared.reports.run_report import write_report
@@ -66,7 +75,8 @@ def show(
     read, beside = read_run(run), result_file(run).with_name("report.html")
     pictures = [] if read.result.is_live else pictures_of(beside)
     path = beside if out is None else out
-    write_report(read.result, path, plan=read.plan, pictures=pictures)
+    beside_it = None if bracket is None else read_bracket(bracket / "bracket.json")
+    write_report(read.result, path, plan=read.plan, pictures=pictures, bracket=beside_it)
     print(f"{path}: {read.result.headline}")
 
 

@@ -21,11 +21,7 @@ from asterion_client.bootstrap import (
     together,
 )
 from asterion_client.held_out_scores import HeldOut, held_out_of
-from asterion_shared.errors import UserInputError
-from asterion_shared.plan import Plan, TaskName
-from asterion_sim.bracket_arms import Arm, Piece, arms_of, train_piece
-from asterion_sim.bracket_report import write_bracket_report
-from asterion_sim.bracket_result import (
+from asterion_shared.bracket_result import (
     ArmFacts,
     Bracket,
     Comparison,
@@ -37,6 +33,10 @@ from asterion_sim.bracket_result import (
     SiteBracket,
     write_bracket,
 )
+from asterion_shared.errors import UserInputError
+from asterion_shared.plan import Plan, TaskName
+from asterion_sim.bracket_arms import Arm, Piece, arms_of, train_piece
+from asterion_sim.bracket_report import write_bracket_report
 from asterion_sim.engines.choice import EngineWish
 from asterion_sim.virtual_cohort import SEQUENTIAL, VirtualSites
 
@@ -236,6 +236,7 @@ def _site(
         name=site,
         num_train=len(data.train),
         num_test=len(units.case_ids),
+        manifest_sha256=data.manifest_sha256,
         num_units=units.num_groups,
         resampled=units.resampled,
         own=estimate(own),
@@ -327,7 +328,7 @@ def equal_work_words(plan: Plan, num_sites: int) -> str:
     total = rounds * local.amount
     if local.unit == "steps":
         return (
-            f"In every arm a site's data are trained on for {total:,} optimiser steps of "
+            f"In each way of training a site's data are used for {total:,} optimiser steps of "
             f"{local.batch_size} examples in all: alone, {rounds} times {local.amount} steps; "
             f"federated, the same number of steps at each site, in the algorithm's own number of "
             f"rounds; pooled, {total * num_sites:,} steps ({num_sites} sites times {total:,}) on "
@@ -336,7 +337,7 @@ def equal_work_words(plan: Plan, num_sites: int) -> str:
             f"training cases and the held-out cases are the same."
         )
     return (
-        f"In every arm each training example is seen {total:,} times: alone and pooled, {rounds} "
+        f"In each way of training an example is seen {total:,} times: alone and pooled, {rounds} "
         f"times {local.amount} passes; federated, the same number of passes at each site. The "
         f"network, the initial weights of a seed, the batch size, the training cases and the "
         f"held-out cases are the same."

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from asterion_shared.bracket_result import Bracket, Over, SiteBracket, Verdict
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.reports import metric_words
@@ -17,19 +18,15 @@ from asterion_shared.reports.bracket_charts import (
     heat_cells,
 )
 from asterion_shared.reports.charts import Series
-from asterion_shared.reports.metric_words import number
-from asterion_shared.reports.report_page import plural, write_page
-from asterion_sim.bracket_result import Bracket, Over, SiteBracket, Verdict
-from asterion_sim.bracket_words import (
-    algorithm_words,
+from asterion_shared.reports.estimate_words import (
+    VERDICT_WORDS,
     difference,
     interval,
-    listed,
-    percent,
-    percent_interval,
-    signed,
     with_interval,
 )
+from asterion_shared.reports.metric_words import number, signed
+from asterion_shared.reports.report_page import plural, write_page
+from asterion_sim.bracket_words import algorithm_words, listed, percent, percent_interval
 
 _OWN, _TOGETHER, _POOLED = "site1", "site0", "site2"
 """Styles of the three models, the same in all charts."""
@@ -37,12 +34,6 @@ _OWN, _TOGETHER, _POOLED = "site1", "site0", "site2"
 _OTHERS = ("site3", "site4", "site5")
 """Styles of the further algorithms' curves."""
 
-_WORDS: dict[Verdict, str] = {
-    "helps": "helps",
-    "neutral": "no clear difference",
-    "hurts": "hurts",
-    "undefined": "cannot be said",
-}
 _COLOURS: dict[Verdict, str] = {
     "helps": "good", "neutral": "muted", "hurts": "bad", "undefined": "muted",
 }  # fmt: skip
@@ -116,7 +107,7 @@ def _page(bracket: Bracket, plan: Plan) -> dict[str, Any]:
 
 
 def _by_verdict(bracket: Bracket, text: str) -> dict[Verdict, list[str]]:
-    found: dict[Verdict, list[str]] = {verdict: [] for verdict in _WORDS}
+    found: dict[Verdict, list[str]] = {verdict: [] for verdict in VERDICT_WORDS}
     for site in bracket.sites:
         found[site.versus_own[text].verdict].append(site.name)
     return found
@@ -223,7 +214,7 @@ def _site_row(site: SiteBracket, text: str) -> tuple[str, ...]:
     comparison = site.versus_own[text]
     return (
         site.name,
-        _WORDS[comparison.verdict],
+        VERDICT_WORDS[comparison.verdict],
         f"{site.num_train:,}, {site.num_test:,}",
         with_interval(site.own),
         with_interval(site.federated[text]),
@@ -265,7 +256,7 @@ def _left_out_table(bracket: Bracket, label: str) -> dict[str, Any]:
     rows = [
         (
             site.name,
-            f"{algorithm_words(text)}: {_WORDS[comparison.verdict]}",
+            f"{algorithm_words(text)}: {VERDICT_WORDS[comparison.verdict]}",
             with_interval(site.own),
             with_interval(site.left_out[text]),
             difference(comparison),

@@ -9,12 +9,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from asterion_shared.bracket_result import Bracket, Estimate, MetricName
 from asterion_shared.errors import UserInputError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Plan, read_plan
 from asterion_shared.reports.metric_words import label, number
 from asterion_sim.bracket import run_bracket, seeds_of
-from asterion_sim.bracket_result import Bracket, Estimate, MetricName
 from asterion_sim.bracket_table import bracket_table
 from asterion_sim.bracket_words import algorithm_words
 from asterion_sim.plan_values import Values, changed

@@ -4,11 +4,12 @@ from rich import box
 from rich.markup import escape
 from rich.table import Table
 
+from asterion_shared.bracket_result import Bracket, Verdict
 from asterion_shared.reports import metric_words
+from asterion_shared.reports.estimate_words import difference
 from asterion_shared.reports.metric_words import number
 from asterion_shared.reports.report_page import plural
-from asterion_sim.bracket_result import Bracket, Verdict
-from asterion_sim.bracket_words import algorithm_words, difference, percent
+from asterion_sim.bracket_words import algorithm_words, percent
 
 _RICH: dict[Verdict, str] = {
     "helps": "green", "neutral": "dim", "hurts": "bold red", "undefined": "dim",

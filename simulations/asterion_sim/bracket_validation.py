@@ -16,13 +16,13 @@ import numpy.typing as npt
 
 from asterion_client.bootstrap import at_site, draw, mean_of, together
 from asterion_client.held_out_scores import held_out_of
+from asterion_shared.bracket_result import MetricName, Over
 from asterion_shared.cases import Case, CaseList, SiteData
 from asterion_shared.errors import DataProblemError
 from asterion_shared.files import write_atomically
 from asterion_shared.plan import Plan
 from asterion_shared.randomness import stream
 from asterion_sim.bracket_arms import arms_of, train_piece
-from asterion_sim.bracket_result import MetricName, Over
 from asterion_sim.virtual_cohort import VirtualSites
 
 

@@ -1,9 +1,9 @@
-"""The numbers and algorithms of a bracket as a person reads them."""
+"""The algorithms and ratios of a bracket as a person reads them."""
 
 from collections.abc import Sequence
 
+from asterion_shared.bracket_result import Estimate
 from asterion_shared.reports.metric_words import number
-from asterion_sim.bracket_result import Comparison, Estimate
 from asterion_sim.plan_values import parse_assignment, split_values
 
 _NAMES = {"fedavg": "FedAvg", "fedprox": "FedProx"}
@@ -30,31 +30,6 @@ def algorithm_words(text: str) -> str:
 def listed(names: Sequence[str]) -> str:
     """Names with commas, and an "and" before the last; at least one."""
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def interval(one: Estimate) -> str:
-    """The interval alone, or a dash."""
-    return number(None) if one.low is None else f"{number(one.low)} to {number(one.high)}"
-
-
-def with_interval(one: Estimate) -> str:
-    """The number, and its interval to two digits where there is one."""
-    if one.low is None:
-        return number(one.value)
-    return f"{number(one.value)} ({number(one.low, digits=2)}\u2013{number(one.high, digits=2)})"
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign; a dash where it is undefined."""
-    return number(None) if value is None else f"{value:+.3f}".replace("-", "\u2212")
-
-
-def difference(comparison: Comparison) -> str:
-    """A difference with its sign and its interval."""
-    one = comparison.difference
-    if one.low is None:
-        return signed(one.value)
-    return f"{signed(one.value)} ({signed(one.low)} to {signed(one.high)})"
 
 
 def percent(one: Estimate, *, interval: bool = True) -> str:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from asterion_shared.bracket_result import Bracket
 from asterion_shared.plan import Plan, parse_plan
 from asterion_sim.bracket import run_bracket
-from asterion_sim.bracket_result import Bracket
 from asterion_sim.synthetic import synthetic_sites
 from asterion_sim.virtual_cohort import VirtualSites
 

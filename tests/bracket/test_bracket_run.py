@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from asterion_shared.bracket_result import Bracket, bracket_schema, read_bracket
 from asterion_shared.errors import FileProblemError, UserInputError
 from asterion_shared.plan import Plan
 from asterion_shared.result import read_result
 from asterion_sim import bracket_arms
 from asterion_sim.bracket import run_bracket, seeds_of
-from asterion_sim.bracket_result import Bracket, bracket_schema, read_bracket
 from asterion_sim.bracket_table import bracket_table
 from asterion_sim.bracket_words import algorithm_words
 from asterion_sim.virtual_cohort import Refused, VirtualSites

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 
 from asterion_shared.algorithm_settings import AlgorithmSettings
+from asterion_shared.bracket_result import Bracket
 from asterion_shared.errors import UserInputError
 from asterion_shared.plan import read_plan
 from asterion_sim import bracket_studies
 from asterion_sim.bracket_arms import arms_of
-from asterion_sim.bracket_result import Bracket
 from asterion_sim.bracket_studies import (
     BRACKET_STUDIES,
     BracketStudy,

@@ -10,9 +10,12 @@ from PIL import Image
 from tests.consent.conftest import new_clinic
 from tests.console.chromium import DESKTOP, PHONE, chromium, dark, picture, resize, sign_in
 from tests.console.conftest import SITES, served
-from tests.console.examples import PASSWORD, clinic_console, everything
+from tests.console.examples import COMMAND, PASSWORD, clinic_console, everything
 from tests.console.predicted import LUMPS, store_predictions
+from tests.console.test_releases_page import GATE
 from tests.link.loopback import free_port
+from tests.release.conftest import small_plan
+from tests.release.runs import RUN, add_run, coordinator_with_run
 
 from asterion_client.check_machine import look_at_machine
 from asterion_client.console.console import site_console
@@ -20,7 +23,10 @@ from asterion_client.settings import read_site_settings
 from asterion_client.site_standing import SiteStatus, write_status
 from asterion_client.site_vitals import write_vitals
 from asterion_server.console.console import operator_console
+from asterion_server.keys import Provisioned, open_provisioned
+from asterion_server.release_build import make_current, release
 from asterion_server.run_folder import RunFolder
+from asterion_shared.console.people import set_person
 from asterion_shared.console.web import Console, web_application
 
 Pages = tuple[tuple[str, str, int, bool], ...]
@@ -33,11 +39,16 @@ OPERATOR_PAGES: Pages = (
     ("sites", "/sites", DESKTOP, False),
     ("launch", "/launch", DESKTOP, True),
 )
+RELEASE_PAGES: Pages = (
+    ("releases", "/releases", DESKTOP, False),
+    ("releases-phone", "/releases", PHONE, True),
+)
 SITE_PAGES: Pages = (
     ("site", "/", DESKTOP, True),
     ("plan", "/plans/trial-1", DESKTOP, False),
     ("plans-phone", "/plans", PHONE, False),
     ("predictions", f"/predictions/{LUMPS}", DESKTOP, False),
+    ("predictions-phone", f"/predictions/{LUMPS}", PHONE, True),
     ("prediction", f"/predictions/{LUMPS}/case/1", DESKTOP, True),
     ("prediction-phone", f"/predictions/{LUMPS}/case/1", PHONE, False),
 )
@@ -66,12 +77,31 @@ def take(pages: Pages, console: Console, folder: Path) -> None:
             file.write_bytes(small(file.read_bytes()))
 
 
+def released(folder: Path) -> Provisioned:
+    """A coordinator with two versions of a model, of which one is in use, and runs to release."""
+    plan = small_plan(rounds={"count": 3})
+    made = coordinator_with_run(folder, plan)
+    for run in ("cells-again", "cells-third"):
+        add_run(made, plan, run)
+    path = made.folder / "coordinator.toml"
+    path.write_text(f"{path.read_text()}\n[console]\nport = {free_port()}\n")
+    made = open_provisioned(made.folder)
+    assert made.console_people is not None
+    set_person(made.console_people, "anna", "acts", PASSWORD, COMMAND)
+    for run in (RUN, "cells-again"):
+        release(made, run)
+    make_current(made, "cells", 1)
+    (made.folder / "release.toml").write_text(GATE)
+    return made
+
+
 def main(folder: Path) -> None:
     """Take all pictures, of generated data."""
     with tempfile.TemporaryDirectory() as work:
         made = everything(Path(work) / "centre", free_port(), SITES)
         with RunFolder(made.runs / "deep-field").carried_out_here():
             take(OPERATOR_PAGES, operator_console(made), folder)
+        take(RELEASE_PAGES, operator_console(released(Path(work) / "released")), folder)
         clinic = new_clinic(Path(work))
         clinic_console(clinic)
         store_predictions(Path(work), clinic.folder / "predictions")

@@ -120,7 +120,7 @@ def test_the_page_tells_the_comparison(put: Put, plan: Plan, tmp_path: Path) -> 
     assert f"the page: {out}" in told.replace("\n", "")
     page = Page(out)
     assert "0.550" in page.words
-    assert "0.560 (-0.050)" in page.words or "0.600 (-0.050)" in page.words
+    assert "0.560 (\u22120.050)" in page.words or "0.600 (\u22120.050)" in page.words
     assert "seed" in page.words
     assert "The plan of three is not known" in page.words
     assert "site north missing in round 2 (unreachable)" in page.words

@@ -15,7 +15,7 @@ from asterion_shared.reports.compared_runs import (
     plan_differences,
 )
 from asterion_shared.reports.many_sites import pick_sites
-from asterion_shared.reports.metric_words import in_bytes, in_time, number
+from asterion_shared.reports.metric_words import in_bytes, in_time, number, signed
 from asterion_shared.reports.report_page import interval, plural
 
 Row = tuple[str, ...]
@@ -24,18 +24,6 @@ OTHER_RECORDS = (
     "Their records, or which of them are for testing, are not those of the first run; or one of "
     "the two runs is private, whose hashes of records compare with nothing."
 )
-
-
-def signed(value: float | None) -> str:
-    """A difference with its sign; a dash where it is not known.
-
-    >>> signed(0.0214), signed(-1e-9), signed(None)
-    ('+0.021', '0.000', '\u2013')
-    """
-    if value is None:
-        return number(None)
-    text = f"{value:+.3f}"
-    return "0.000" if text in ("+0.000", "-0.000") else text
 
 
 def result_rows(runs: Sequence[ComparedRun]) -> tuple[Row, list[Row]]:
@@ -191,7 +179,7 @@ def metric_rows(runs: Sequence[ComparedRun]) -> tuple[Row, list[Row]]:
     """Head and a row a metric: every pooled metric of the final models."""
     names = dict.fromkeys(name for run in runs for name in run.result.final_metrics)
     rows = [
-        (metric_words.label(n), *(number(run.result.final_metrics.get(n)) for run in runs))
+        (metric_words.label(n), *(metric_words.value(run.result.final_metrics, n) for run in runs))
         for n in names
     ]
     return ("metric", *(run.label for run in runs)), rows

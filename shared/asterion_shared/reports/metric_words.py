@@ -1,5 +1,7 @@
 """Metrics in words: what a name means, how a number of it is written."""
 
+from collections.abc import Mapping
+
 from asterion_shared.metrics import HEADLINE
 from asterion_shared.metrics.subgroups import subgroup_of
 from asterion_shared.plan import TaskName
@@ -98,6 +100,27 @@ def number(value: float | None, *, digits: int = 3) -> str:
     if isinstance(value, int) or (abs(value) >= 100 and float(value).is_integer()):
         return f"{int(value):,}"
     return f"{value:.{digits}f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def value(metrics: Mapping[str, float | None], name: str) -> str:
+    """A metric's value for a table; a distance to a tenth.
+
+    >>> value({"hd95_mm": 12.345, "dice": 0.5}, "hd95_mm"), value({}, "dice")
+    ('12.3', '\u2013')
+    """
+    return number(metrics.get(name), digits=1 if name.startswith("hd95_") else 3)
+
+
+def signed(value: float | None) -> str:
+    """A difference with its sign; a dash where it is not known.
+
+    >>> signed(0.0214), signed(-0.3), signed(-1e-9), signed(None)
+    ('+0.021', '\u22120.300', '0.000', '\u2013')
+    """
+    if value is None:
+        return number(None)
+    text = f"{value:+.3f}".replace("-", "\u2212")
+    return text[1:] if text[1:] == "0.000" else text
 
 
 def in_bytes(count: int) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from asterion_shared.bracket_result import Bracket
 from asterion_shared.errors import PlanMismatchError
 from asterion_shared.plan import Plan
 from asterion_shared.plan_file import plan_to_toml
@@ -42,6 +43,7 @@ from asterion_shared.reports.run_tables import (
 )
 from asterion_shared.reports.simulation_words import how_simulated
 from asterion_shared.reports.subgroup_tables import subgroup_section
+from asterion_shared.reports.trained_otherwise import otherwise_section
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import BestModel, Metrics, Result, headline
 
@@ -70,6 +72,7 @@ def write_report(
     *,
     plan: Plan | None = None,
     pictures: Sequence[Picture] = (),
+    bracket: Bracket | None = None,
 ) -> None:
     """Write the coordinator's or the simulation's report as one self-contained page.
 
@@ -78,10 +81,13 @@ def write_report(
         path: the HTML file; replaced atomically.
         plan: shown as TOML, when given.
         pictures: examples; only where the images already are, that is in a simulation.
+        bracket: the same plan trained alone and pooled; its numbers stand beside the run's.
 
     Raises:
         ValueError: pictures are given for a live run, whose coordinator must hold none.
-        PlanMismatchError: the plan is not the one of the result.
+        PlanMismatchError: the plan is not the one of the result, or the bracket is of another plan
+            or of other records.
+        UserInputError: a bracket is given for a run without metrics by site.
         DiskProblemError: the disk is full or not writable.
     """
     if result.is_live and pictures:
@@ -97,10 +103,12 @@ def write_report(
             f"{result.plan_sha256[:12]}...; give the plan that the run was started with"
         )
         raise PlanMismatchError(msg)
-    write_page(path, "report.html.j2", _page(result, plan, pictures))
+    write_page(path, "report.html.j2", _page(result, plan, pictures, bracket))
 
 
-def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dict[str, Any]:
+def _page(
+    result: Result, plan: Plan | None, pictures: Sequence[Picture], bracket: Bracket | None
+) -> dict[str, Any]:
     metric = metric_words.headline_metric(result.task)
     said = headline(result)
     whole = result.status == "finished" and not any(r.missing for r in result.rounds)
@@ -119,6 +127,7 @@ def _page(result: Result, plan: Plan | None, pictures: Sequence[Picture]) -> dic
         "seconds_chart": seconds_chart(result),
         **site_table(result, metric, plan),
         **subgroup_section(result, plan),
+        **otherwise_section(result, bracket),
         **calibration_section(result),
         **decision_section(result),
         "pictures": embed(pictures),

@@ -94,7 +94,11 @@ def site_table(result: Result, metric: str, plan: Plan | None) -> dict[str, Any]
 
 def _metric_cells(metrics: Metrics, metric: str, others: Sequence[str]) -> list[str]:
     main = [number(metrics.get(metric)), number(metrics.get(f"baseline/{metric}"))]
-    return [*main, interval(metrics, metric), *(number(metrics.get(name)) for name in others)]
+    return [
+        *main,
+        interval(metrics, metric),
+        *(metric_words.value(metrics, name) for name in others),
+    ]
 
 
 def _site_notes(result: Result, metric: str, hidden: int) -> list[str]:
@@ -272,25 +276,25 @@ def metric_table(result: Result) -> dict[str, Any]:
     every = dict.fromkeys(n for m in (result.final_metrics, *final.values()) for n in m)
     names = [name for name in every if not subgroup_of(name)[1]]  # they have tables of their own
     head: tuple[str, ...] = ("metric", "pooled", *sorted(final))
-    cells = [[number(final[site].get(n)) for site in sorted(final)] for n in names]
+    cells = [[metric_words.value(final[site], n) for site in sorted(final)] for n in names]
     note = "Pooled over all sites, and at each site"
     if len(final) > MOST_SITE_ROWS:
         head = ("metric", "pooled", "lowest", "10 %", "median", "90 %", "highest", "sites with it")
-        cells = [_quantiles([m.get(n) for m in final.values()]) for n in names]
+        cells = [_quantiles(n, [m.get(n) for m in final.values()]) for n in names]
         note = f"Pooled over all sites, and quantiles over {len(final):,} sites"
     rows = [
-        (metric_words.label(n), number(result.final_metrics.get(n)), *site_cells)
+        (metric_words.label(n), metric_words.value(result.final_metrics, n), *site_cells)
         for n, site_cells in zip(names, cells, strict=True)
     ]
     return {"metric_head": head, "metric_rows": rows, "metric_caption": note}
 
 
-def _quantiles(values: Sequence[float | None]) -> list[str]:
+def _quantiles(name: str, values: Sequence[float | None]) -> list[str]:
     known = [value for value in values if value is not None]
     if not known:
         return [number(None)] * 5 + ["0"]
     ends = np.quantile(known, (0, 0.1, 0.5, 0.9, 1)).tolist()
-    return [*(number(end) for end in ends), f"{len(known):,}"]
+    return [*(metric_words.value({name: end}, name) for end in ends), f"{len(known):,}"]
 
 
 def manifest_table(result: Result) -> dict[str, Any]:

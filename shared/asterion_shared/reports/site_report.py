@@ -127,7 +127,7 @@ def _round_table(plan: Plan, history: Sequence[SiteRound]) -> dict[str, Any]:
     names = [name for name in names if any(name in r.metrics for r in history)]
     head = ("round", *(metric_words.label(n) for n in names), "steps", "train loss", "time")
     rows = [
-        (str(r.round), *(number(r.metrics.get(n)) for n in names), str(r.num_steps),
+        (str(r.round), *(metric_words.value(r.metrics, n) for n in names), str(r.num_steps),
          number(r.train_loss), in_time(r.seconds))
         for r in history
     ]  # fmt: skip

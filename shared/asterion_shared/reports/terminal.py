@@ -221,7 +221,7 @@ def final_table(result: Result, *, width: int = 80) -> Table:
     def cells(metrics: Metrics) -> list[str]:
         main = [number(metrics.get(metric)), number(metrics.get(f"baseline/{metric}"))]
         spread = interval(metrics, metric, digits=2, between="-")
-        return [*main, spread, *(number(metrics.get(n)) for n in others)]
+        return [*main, spread, *(metric_words.value(metrics, n) for n in others)]
 
     final, parts = result.final_sites, parts_of_sites(result.rounds)
     groups = pick_sites(

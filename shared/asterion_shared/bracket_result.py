@@ -51,6 +51,9 @@ class SiteBracket(Settings):
     name: Name
     num_train: Count
     num_test: Count
+    manifest_sha256: Sha256 | Literal[""] = ""
+    """Hash of the frozen list of records; empty where the site never said."""
+
     num_units: Count
     """Groups (patients, fields) that were resampled, or blocks of one field."""
 
