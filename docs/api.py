@@ -19,8 +19,8 @@ LEFT_OUT = ("link_pb2", "link_pb2_grpc", "__main__")
 def write_api(folder: Path, *, members: bool) -> None:
     """Write a page for each package and its modules, and an index.
 
-    With members every module is imported here: Sphinx imports with ``TYPE_CHECKING`` set, which some of the
-    libraries that are used do not take.
+    With members every module is imported here: Sphinx imports with ``TYPE_CHECKING`` set, which
+    some of the libraries that are used do not take.
 
     Args:
         folder: its content is replaced.

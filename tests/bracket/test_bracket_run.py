@@ -9,6 +9,7 @@ from rich.console import Console
 from asterion_shared.bracket_result import Bracket, bracket_schema, read_bracket
 from asterion_shared.errors import FileProblemError, UserInputError
 from asterion_shared.plan import Plan
+from asterion_shared.reports.estimate_words import difference
 from asterion_shared.result import read_result
 from asterion_sim import bracket_arms
 from asterion_sim.bracket import run_bracket, seeds_of
@@ -158,6 +159,18 @@ def test_the_table_has_a_row_for_each_site_and_algorithm(bracket: Bracket) -> No
     text = console.export_text()
     assert "of pooled (all cases together)" in text
     assert "FedAvg (6 rounds of 2)" in text
+
+
+def test_the_table_breaks_no_word_on_a_narrow_terminal(bracket: Bracket) -> None:
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(bracket_table(bracket))
+    text = console.export_text()
+    for site in bracket.sites:
+        assert site.name in text
+        for comparison in site.versus_own.values():
+            assert comparison.verdict in text
+            assert difference(comparison).partition(" (")[2] in text
+    assert "pooled" in text
 
 
 @pytest.mark.parametrize(

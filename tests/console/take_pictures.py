@@ -25,6 +25,7 @@ from asterion_client.site_vitals import write_vitals
 from asterion_server.console.console import operator_console
 from asterion_server.keys import Provisioned, open_provisioned
 from asterion_server.release_build import make_current, release
+from asterion_server.release_settings import ReleaseSettings
 from asterion_server.run_folder import RunFolder
 from asterion_shared.console.people import set_person
 from asterion_shared.console.web import Console, web_application
@@ -54,6 +55,9 @@ SITE_PAGES: Pages = (
 )
 
 
+OPENED = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+
+
 def small(png: bytes) -> bytes:
     """The same picture with a palette."""
     out, shot = io.BytesIO(), Image.open(io.BytesIO(png)).convert("RGB")
@@ -72,6 +76,8 @@ def take(pages: Pages, console: Console, folder: Path) -> None:
             resize(browser, width, 600)
             dark(browser, is_dark)
             browser.get(url + path)
+            if path == "/releases":
+                browser.execute_script(OPENED)
             file = folder / f"console-{name}.png"
             picture(browser, file, 1900)
             file.write_bytes(small(file.read_bytes()))
@@ -89,7 +95,7 @@ def released(folder: Path) -> Provisioned:
     assert made.console_people is not None
     set_person(made.console_people, "anna", "acts", PASSWORD, COMMAND)
     for run in (RUN, "cells-again"):
-        release(made, run)
+        release(made, run, ReleaseSettings())
     make_current(made, "cells", 1)
     (made.folder / "release.toml").write_text(GATE)
     return made

@@ -45,6 +45,8 @@ def test_from_a_run_to_the_version_in_use_and_back(centre: Provisioned, browse: 
     assert "Nothing was released yet." in page
     assert f"{RUN}, last model: Dice 0.820" in page
     assert f"{RUN}, best model, of round 2: Dice 0.860" in page
+    assert "<code>coordinator/releases</code>" in page
+    assert "Coordinator coordinator" not in page
     said = anna.post("/releases/make", "/releases", run=RUN, chosen="best").text
     assert "cells version 1 is released." in said
     assert "Dice 0.860" in said
@@ -58,7 +60,9 @@ def test_from_a_run_to_the_version_in_use_and_back(centre: Provisioned, browse: 
     for version in ("1", "2"):
         answer = anna.post("/releases/promote", "/releases", model="cells", version=version)
         assert f"cells version {version} is the one in use" in answer.text
-    assert "Go back to version 1" in anna.get("/releases")
+    page = anna.get("/releases")
+    assert "Go back to version 1" in page
+    assert ">maturity</th>" in page
     assert (
         "cells version 1 is the one in use again"
         in anna.post("/releases/rollback", "/releases", model="cells").text

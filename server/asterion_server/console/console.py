@@ -50,8 +50,9 @@ def operator_console(made: Provisioned) -> Console:
     if settings is None or people is None:
         fix = "add a section [console] with a port, such as port = 8443"
         raise FileProblemError(made.folder / "coordinator.toml", "has no console", fix)
+    name = made.folder.resolve().name
     return Console(
-        title=f"Coordinator {made.folder.resolve().name}",
+        title="Coordinator" if name == "coordinator" else f"Coordinator {name}",
         settings=settings,
         people=people,
         command=f"asterion server console-password NAME --folder {made.folder}",

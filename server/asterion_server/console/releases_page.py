@@ -19,7 +19,7 @@ from asterion_shared.errors import AsterionError
 from asterion_shared.reports.metric_words import headline_metric, label, number
 from asterion_shared.result import Result
 
-HEAD = ("version", "state", "called", "reached", "worst site", "of run", "made")
+HEAD = ("version", "state", "maturity", "reached", "worst site", "of run", "made")
 MOST_RUNS = 20
 """Runs with a model that is not released that are offered, the newest first."""
 
@@ -80,7 +80,7 @@ def releases_values(made: Provisioned, looks: RunLooks) -> dict[str, Any]:
         "models": [_view(model) for model in models.values()],
         "candidates": candidates,
         "problem": problem,
-        "folder": str(made.releases),
+        "folder": f"{made.folder.resolve().name}/{made.releases.name}",
     }
 
 
