@@ -85,6 +85,33 @@ return beyond;
 """
 
 
+TORN = """
+const torn = [];
+for (const one of document.querySelectorAll(".status")) {
+  const text = one.firstChild, range = document.createRange();
+  for (const word of text.textContent.matchAll(/[^\\s-]+/g)) {
+    range.setStart(text, word.index);
+    range.setEnd(text, word.index + word[0].length);
+    if (range.getClientRects().length > 1) torn.push(word[0]);
+  }
+}
+return torn;
+"""
+"""Words of badges that are broken over two lines."""
+
+NARROW = """
+return [...document.querySelectorAll('.rows th[scope="row"]')].filter(
+  (one) => one.getBoundingClientRect().width < 0.9 * one.parentElement.clientWidth
+).map((one) => one.textContent)"""
+"""Names of stacked rows that do not get the whole width."""
+
+LEFT = """
+return [...document.querySelectorAll(".rows td a")].filter((one) =>
+  one.getBoundingClientRect().left < one.closest("td").getBoundingClientRect().left + 60
+).map((one) => one.textContent)"""
+"""Links of stacked rows that stand under their names instead of beside them."""
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Chrome]:
     with chromium() as driver:
@@ -138,6 +165,23 @@ def test_every_page_fits_and_can_be_read(
     browser.get(f"{full}/sign-in")
     assert browser.execute_script(LOW_CONTRAST) == []
     look_at(browser, full, PAGES)
+
+
+def test_long_names_leave_badges_and_links_in_their_place(browser: Chrome, tmp_path: Path) -> None:
+    long = [f"university-hospital-{i:02d}-department-of-radiology-and-neuro" for i in range(3)]
+    console = operator_console(everything(tmp_path / "centre", free_port(), long))
+    with served(web_application(console), console.settings.port) as url:
+        browser.delete_all_cookies()
+        resize(browser, DESKTOP)
+        sign_in(browser, url, "anna", PASSWORD)
+        for width in (DESKTOP, PHONE):
+            resize(browser, width)
+            for path in ("/sites", "/", "/runs/deep-field"):
+                browser.get(url + path)
+                assert browser.execute_script(TORN) == [], (width, path)
+                if width == PHONE:
+                    assert browser.execute_script(NARROW) == [], path
+                    assert browser.execute_script(LEFT) == [], path
 
 
 @pytest.mark.parametrize("width", [DESKTOP, PHONE])

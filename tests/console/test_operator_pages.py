@@ -73,6 +73,7 @@ def test_a_run_that_lost_its_quorum_says_why(anna: Browser) -> None:
     assert "bring the sites back and start the same run again" in text
     assert "Nothing is measured" not in text
     text = Reader(anna.get("/runs/disk-gone")).text
+    assert "never measured" in text
     assert "Nothing is measured yet" in text
     assert "the run has failed; see its log" in text
 

@@ -91,7 +91,9 @@ def _cards(look: RunLook, metric: str) -> list[dict[str, str]]:
     baseline = result.final_metrics.get(f"baseline/{metric}")
     seconds = [r.seconds for r in result.rounds if r.round > 0]
     down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
-    more = f"95 % {interval(result.final_metrics, metric)}, baseline {number(baseline)}"
+    more = "not measured yet" if look.goes_on else "never measured"
+    if result.final_metrics.get(metric) is not None:
+        more = f"95 % {interval(result.final_metrics, metric)}, baseline {number(baseline)}"
     cards = [
         (f"pooled {metric_words.label(metric)}", number(result.final_metrics.get(metric)), more),
         ("rounds", f"{look.rounds_done} of {result.rounds_planned}",
