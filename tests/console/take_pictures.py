@@ -55,7 +55,7 @@ SITE_PAGES: Pages = (
 )
 
 
-OPENED = "document.querySelectorAll('details').forEach((one) => { one.open = true; })"
+OPENED = "document.querySelector('details').open = true"
 
 
 def small(png: bytes) -> bytes:
