@@ -112,7 +112,10 @@ def test_stop_and_resume(
         assert "Run on is stopped" in anna.post("/runs/on/stop", "/runs/on").text
         assert "Run on is stopped" not in anna.get("/runs/on")  # it is said once
         assert folder.stop_file.exists()
-        ended(centre, plan_of("lost"), "lost", SITES, [round_of(0, SITES, {})], "quorum_lost")
+        rounds = [round_of(n, SITES, {}) for n in range(3)]
+        ended(centre, plan_of("early"), "early", SITES, rounds[:1], "quorum_lost")
+        assert "Start it again" in anna.get("/runs/early")
+        ended(centre, plan_of("lost"), "lost", SITES, rounds, "quorum_lost")
         assert "Resume from the last finished round" in anna.get("/runs/lost")
         assert "goes on from its last finished round" in anna.post("/runs/lost/resume").text
         assert not RunFolder(centre.runs / "lost").problem_file.exists()

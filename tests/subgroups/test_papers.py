@@ -18,7 +18,9 @@ from asterion_shared.plan import Plan
 from asterion_shared.release.facts import OnnxFacts
 from asterion_shared.reports.metric_words import label
 from asterion_shared.reports.run_report import write_report
+from asterion_shared.reports.site_report import write_site_report
 from asterion_shared.result import Metrics, Result
+from asterion_shared.site_rounds import SiteRound
 
 ASKED = {"scanner": ["ge", "philips"], "sex": ["female", "male"]}
 PLAN = small_plan(rounds={"count": 3}, evaluation={"subgroups": ASKED})
@@ -76,6 +78,22 @@ def test_without_the_plan_what_was_told_is_shown(tmp_path: Path) -> None:
 def test_without_subgroups_there_is_no_section(tmp_path: Path) -> None:
     plan = small_plan(rounds={"count": 3})
     assert "Subgroups" not in words(result({}, plan), plan, tmp_path)
+
+
+def test_a_site_s_own_report_has_those_that_it_measures(tmp_path: Path) -> None:
+    known = SCANNERS | metrics(0.8) | {"num_cases": 30.0}
+    rounds = [SiteRound(round=1, metrics=known, num_examples=9, num_test=30, num_steps=1)]
+    write_site_report(tmp_path / "report.html", "north", PLAN, rounds, [], {})
+    said = Page(tmp_path / "report.html").words.replace("\u2013", "-")
+    assert (
+        "The shared model by scanner, on this site's held-out data "
+        "scanner cases Dice 95 % interval "
+        "ge 20 0.850 0.800 to 0.900 philips 10 0.550 - other 0 - - "
+        "all held-out cases 30 0.800 0.770 to 0.830 "
+    ) in said
+    assert "sex" not in said.split("Subgroups")[1].split("Files that were skipped")[0]
+    write_site_report(tmp_path / "report.html", "north", PLAN, [], [], {})
+    assert "Subgroups" not in Page(tmp_path / "report.html").words
 
 
 def test_under_a_secure_sum_nobody_knows_which_sites_told(tmp_path: Path) -> None:

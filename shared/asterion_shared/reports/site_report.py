@@ -10,6 +10,7 @@ from asterion_shared.reports.charts import Series
 from asterion_shared.reports.metric_words import in_time, number
 from asterion_shared.reports.pictures import Picture
 from asterion_shared.reports.report_page import band, chart, embed, interval, write_page
+from asterion_shared.reports.subgroup_tables import own_subgroup_tables
 from asterion_shared.result import Metrics
 from asterion_shared.site_rounds import SiteRound
 
@@ -56,6 +57,7 @@ def write_site_report(
         ),
         "pictures": embed(pictures),
         **_round_table(plan, history),
+        "subgroup_tables": own_subgroup_tables(final, plan),
         "bad_rows": sorted(bad_files.items()),
         "facts": [
             ("plan", plan.name),

@@ -1,16 +1,18 @@
 """How a model does in each subgroup: by sex, scanner or instrument, as the sites told it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from asterion_shared.metrics.subgroups import metrics_of, subgroup_of, values_of
-from asterion_shared.plan import Plan
+from asterion_shared.plan import Plan, TaskName
 from asterion_shared.reports import metric_words
 from asterion_shared.reports.metric_words import number
 from asterion_shared.reports.report_page import interval, plural
 from asterion_shared.result import Metrics, Result
 
 NOT_TOLD = "not told"
+ALL = "all held-out cases"
 _HEADLINES = ("dice", "auroc", "balanced_accuracy")
 
 
@@ -50,6 +52,23 @@ def subgroup_section(result: Result, plan: Plan | None) -> dict[str, Any]:
     return {"subgroup_tables": subgroup_tables(result, plan)}
 
 
+def own_subgroup_tables(metrics: Metrics, plan: Plan) -> list[SubgroupTable]:
+    """The same of one site's own cases, for its own report; of the attributes that it measures.
+
+    Args:
+        metrics: that the site measured itself, small groups included; empty when it measured none.
+        plan: of the run.
+    """
+    tables = []
+    for attribute in sorted(plan.evaluation.subgroups):
+        parts = _parts(metrics, attribute, values_of(plan, attribute))
+        if any(parts.values()):
+            metric = _metric_of(parts, plan.task)
+            rows = _rows({**parts, ALL: metrics}, metric)
+            tables.append(SubgroupTable(attribute, _head(attribute, metric), rows, []))
+    return tables
+
+
 def subgroup_headline(metrics: Metrics) -> str | None:
     """The headline metric among those of a subgroup, or of a whole; None without one."""
     return next((name for name in _HEADLINES if name in metrics), None)
@@ -65,19 +84,33 @@ def _told_by_attribute(metrics: Metrics) -> dict[str, tuple[str, ...]]:
 
 
 def _table(result: Result, attribute: str, values: tuple[str, ...]) -> SubgroupTable:
-    parts = {value: metrics_of(result.final_metrics, f"{attribute}/{value}") for value in values}
-    known = [metric for part in parts.values() if (metric := subgroup_headline(part))]
-    metric = known[0] if known else metric_words.headline_metric(result.task)
-    rows: list[tuple[str, ...]] = []
-    for value, part in parts.items():
-        sites = sum(bool(metrics_of(m, f"{attribute}/{value}"))
-                    for m in result.final_sites.values())  # fmt: skip
-        who = number(None) if result.secure_sum else f"{sites:,} of {len(result.final_sites):,}"
-        rows.append((value, *_cells(part, metric), who))
-    rows.append(("all held-out cases", *_cells(result.final_metrics, metric), ""))
-    head = (attribute.replace("_", " "), "cases", metric_words.label(metric), "95 % interval",
-            "told by sites")  # fmt: skip
+    parts = _parts(result.final_metrics, attribute, values)
+    metric = _metric_of(parts, result.task)
+    final = result.final_sites
+    told = [sum(bool(metrics_of(m, f"{attribute}/{value}")) for m in final.values())
+            for value in values]  # fmt: skip
+    who = [number(None) if result.secure_sum else f"{sites:,} of {len(final):,}" for sites in told]
+    rows = _rows({**parts, ALL: result.final_metrics}, metric)
+    rows = [(*row, last) for row, last in zip(rows, [*who, ""], strict=True)]
+    head = (*_head(attribute, metric), "told by sites")
     return SubgroupTable(attribute, head, rows, _notes(result, metric, parts))
+
+
+def _parts(metrics: Metrics, attribute: str, values: tuple[str, ...]) -> dict[str, Metrics]:
+    return {value: metrics_of(metrics, f"{attribute}/{value}") for value in values}
+
+
+def _metric_of(parts: Mapping[str, Metrics], task: TaskName) -> str:
+    known = [metric for part in parts.values() if (metric := subgroup_headline(part))]
+    return known[0] if known else metric_words.headline_metric(task)
+
+
+def _head(attribute: str, metric: str) -> tuple[str, ...]:
+    return (attribute.replace("_", " "), "cases", metric_words.label(metric), "95 % interval")
+
+
+def _rows(parts: Mapping[str, Metrics], metric: str) -> list[tuple[str, ...]]:
+    return [(value, *_cells(part, metric)) for value, part in parts.items()]
 
 
 def _cells(metrics: Metrics, metric: str) -> tuple[str, str, str]:
