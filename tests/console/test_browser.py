@@ -336,6 +336,7 @@ def test_a_run_of_a_real_federation(
         press(browser, By.ID, "act-runs-by-hand-stop")
         until(browser, lambda b: in_text(b, "is stopped. Its finished rounds are kept."))
         until(browser, lambda b: in_text(b, "stopped after"))
+        assert in_text(browser, "is stopped. Its finished rounds are kept."), "an update took it"
         resize(browser, DESKTOP)
         press(browser, By.ID, "act-runs-by-hand-resume")
         until(browser, lambda b: in_text(b, "6 of 6 rounds finished"), 180)

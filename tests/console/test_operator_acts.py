@@ -109,7 +109,11 @@ def test_stop_and_resume(
     anna = signed_in(browse, centre)
     assert "cannot be reached" in anna.post("/runs/on/stop").text  # the coordinator is down
     with listening(centre):
-        assert "Run on is stopped" in anna.post("/runs/on/stop", "/runs/on").text
+        form = {"csrf": anna.hidden("/runs/on", "csrf")}
+        anna.client.post("/runs/on/stop", data=form, follow_redirects=False)
+        update = anna.client.get("/runs/on", headers={"X-Asterion-Live": "1"})
+        assert "Run on is stopped" not in update.text  # of the page before, in its own time
+        assert "Run on is stopped" in anna.get("/runs/on")
         assert "Run on is stopped" not in anna.get("/runs/on")  # it is said once
         assert folder.stop_file.exists()
         rounds = [round_of(n, SITES, {}) for n in range(3)]

@@ -165,7 +165,7 @@ class _Web:
             visit = Visit(session=session, path=request.path_params)
             if page.show is None:
                 return self.problem(session, "There is nothing to see here.", 404)
-            return await self.answered(page.show, visit)
+            return await self.answered(page.show, visit, by_itself=by_itself)
 
         return handle
 
@@ -186,7 +186,9 @@ class _Web:
         visit = Visit(session=session, path=request.path_params, form=fields, uploads=uploads)
         return await self.answered(page.act, visit)
 
-    async def answered(self, function: Callable[[Visit], Answer], visit: Visit) -> Response:
+    async def answered(
+        self, function: Callable[[Visit], Answer], visit: Visit, *, by_itself: bool = False
+    ) -> Response:
         try:
             answer = await run_in_threadpool(function, visit)
         except NotThereError as error:
@@ -200,7 +202,7 @@ class _Web:
         if isinstance(answer, Sent):
             policy = {"Content-Security-Policy": answer.policy}
             return Response(answer.content, media_type=answer.content_type, headers=policy)
-        return await run_in_threadpool(self.shown, visit.session, answer)
+        return await run_in_threadpool(self.shown, visit.session, answer, by_itself=by_itself)
 
     def live(self, page: Page) -> Handler:
         async def handle(request: Request) -> Response:
@@ -254,10 +256,11 @@ class _Web:
             return None
         return found
 
-    def shown(self, session: Session | None, answer: Shown) -> Response:
-        said = "" if session is None else session.said
-        if session is not None:
-            session.said = ""
+    def shown(self, session: Session | None, answer: Shown, *, by_itself: bool = False) -> Response:
+        said = ""
+        # A page that updates by itself while somebody acts must not take what the next is to say.
+        if session is not None and not by_itself:
+            said, session.said = session.said, ""
         around = {
             "console": self.console.title,
             "tabs": self.console.tabs,

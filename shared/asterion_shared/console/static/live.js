@@ -22,6 +22,8 @@
       if (!fresh) return location.reload();
       const open = new Set([...region().querySelectorAll("details[open]")].map((d) => d.id));
       for (const detail of fresh.querySelectorAll("details")) if (open.has(detail.id)) detail.open = true;
+      const done = region().querySelector("p.done");
+      if (done) fresh.querySelector("main").prepend(done);
       const focused = document.activeElement && document.activeElement.id;
       region().replaceWith(fresh);
       document.title = page.title;
