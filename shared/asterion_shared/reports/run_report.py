@@ -42,7 +42,7 @@ from asterion_shared.reports.run_tables import (
     site_table,
 )
 from asterion_shared.reports.simulation_words import how_simulated
-from asterion_shared.reports.subgroup_tables import subgroup_section
+from asterion_shared.reports.subgroup_tables import subgroup_tables
 from asterion_shared.reports.trained_otherwise import otherwise_section
 from asterion_shared.reports.usability import not_usable
 from asterion_shared.result import BestModel, Metrics, Result, headline
@@ -126,7 +126,7 @@ def _page(
         "loss_chart": loss_chart(result),
         "seconds_chart": seconds_chart(result),
         **site_table(result, metric, plan),
-        **subgroup_section(result, plan),
+        "subgroup_tables": subgroup_tables(result, plan),
         **otherwise_section(result, bracket),
         **calibration_section(result),
         **decision_section(result),

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from asterion_shared.metrics.subgroups import metrics_of, subgroup_of, values_of
 from asterion_shared.plan import Plan, TaskName
@@ -45,11 +44,6 @@ def subgroup_tables(result: Result, plan: Plan | None) -> list[SubgroupTable]:
     else:
         asked = _told_by_attribute(result.final_metrics)
     return [_table(result, attribute, values) for attribute, values in asked.items()]
-
-
-def subgroup_section(result: Result, plan: Plan | None) -> dict[str, Any]:
-    """The same for a template."""
-    return {"subgroup_tables": subgroup_tables(result, plan)}
 
 
 def own_subgroup_tables(metrics: Metrics, plan: Plan) -> list[SubgroupTable]:
