@@ -98,7 +98,7 @@ def _differences(harness: Harness, case: Case, run: str, result: Result) -> tupl
 def _releases(harness: Harness, run: str) -> tuple[int, list[str]]:
     """Compare what each site charged with what came to the coordinator."""
     doubled, wrong = 0, []
-    came = _payloads(harness.queue_file, run)
+    came = payloads(harness.queue_file, run)
     for site in SITES:
         charged: dict[int, list[str]] = {}
         for entry in ledger_entries(harness.federation.root / "sites" / site):
@@ -127,18 +127,19 @@ def ledger_entries(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in out.read_text().splitlines()]
 
 
-def _payloads(queue_file: Path, run: str) -> dict[tuple[str, int], list[str]]:
+def payloads(queue_file: Path, run: str) -> dict[tuple[str, int], list[str]]:
     """SHA-256 of each update that was stored at the coordinator, by site and round.
 
+    A parcel's first part holds its records, which may be large too; the one array is the update.
     The update of a private plan here is one chunk, so the chunk's hash is its own.
     """
     found: dict[tuple[str, int], list[str]] = {}
     for site, round_, kind, content in _witnessed(queue_file, run):
         if kind != "train":
             continue
-        stored = from_wire(wire.Parcel.FromString(content)).stored
-        hashes = [part.chunks.hex() for part in stored if part.num_chunks == 1]
-        found.setdefault((site, round_), []).extend(hashes)
+        _, update = from_wire(wire.Parcel.FromString(content)).parts
+        assert update.num_chunks == 1
+        found.setdefault((site, round_), []).append(update.chunks.hex())
     return found
 
 

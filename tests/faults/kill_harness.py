@@ -35,15 +35,18 @@ END_SECONDS = 240.0
 """A run that has not ended by then has not ended."""
 
 LOOK_SECONDS = 0.02
-_WITNESS = """
+WITNESS_TABLE = """
 CREATE TABLE IF NOT EXISTS witness (
     key TEXT, site TEXT, run TEXT, round INTEGER, message_type TEXT, content BLOB);
+"""
+"""Reports are reclaimed after their round; this keeps what each one was."""
+
+_WITNESS_TRIGGER = """
 CREATE TRIGGER IF NOT EXISTS witness_of_reports AFTER INSERT ON link_report BEGIN
     INSERT INTO witness SELECT key, site, run, round, message_type, NEW.content
     FROM link_order WHERE key = NEW.key;
 END;
 """
-"""Reports are reclaimed after their round; this keeps what each one was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +90,7 @@ class Harness:
 
         self.num_daemon_starts = 0
         with closing(sqlite3.connect(self.queue_file)) as queue:
-            queue.executescript(_WITNESS)
+            queue.executescript(WITNESS_TABLE + _WITNESS_TRIGGER)
 
     @property
     def queue_file(self) -> Path:
