@@ -12,22 +12,37 @@ from asterion_shared.metrics import Statistics, merge, summarise
 from asterion_shared.metrics.decisions import Decisions, fit_decisions
 from asterion_shared.metrics.reliability import Reliability, reliability
 from asterion_shared.plan import Plan
-from asterion_shared.result import Metrics
+from asterion_shared.result import Metrics, RoundResult
 
 
 @dataclass(frozen=True, slots=True)
-class Calibration:
-    """How far the scores of one model can be trusted, and what to decide by them.
+class Found:
+    """What the statistics of one model say.
 
     Attributes:
-        pooled: over all sites; None where nothing was told, or the task has no confidence.
-        sites: of each site that told it, sorted.
+        pooled: metrics over all sites; empty when nothing was measured.
+        sites: the same of each site that measured, sorted.
+        calibration: how far the model's confidence can be trusted, over all sites; None where
+            nothing was told, or the task has no confidence.
+        site_calibration: the same of each site that told it, sorted.
         decisions: a temperature and thresholds; None where none can be fitted.
     """
 
-    pooled: Reliability | None
-    sites: Mapping[str, Reliability]
+    pooled: Metrics
+    sites: dict[str, Metrics]
+    calibration: Reliability | None
+    site_calibration: dict[str, Reliability]
     decisions: Decisions | None
+
+    def told_beside(self, round_: RoundResult) -> RoundResult:
+        """A round with what was found of the model after it, but not ``site_calibration``."""
+        changes = {
+            "pooled": self.pooled,
+            "sites": self.sites,
+            "calibration": self.calibration,
+            "decisions": self.decisions,
+        }
+        return round_.model_copy(update=changes)
 
 
 class Measured:
@@ -61,19 +76,16 @@ class Measured:
         """Take the sum of those sites whose own nobody sees."""
         self._merge(statistics)
 
-    def finish(self) -> tuple[Metrics, dict[str, Metrics]]:
-        """The pooled metrics, empty when nothing was measured, and those by site, sorted."""
+    def finish(self) -> Found:
+        """What all of them say, with those that never came left out."""
         for place in sorted(self._early):
             self._merge(self._early.pop(place))
-        pooled = _finite(summarise(self._pooled, self._plan)) if self._pooled else {}
-        return pooled, dict(sorted(self._sites.items()))
-
-    def calibration(self) -> Calibration:
-        """How far the model's confidence can be trusted; to be called after ``finish``."""
-        return Calibration(
-            reliability(self._pooled),
-            dict(sorted(self._site_calibration.items())),
-            fit_decisions(self._pooled, self._plan),
+        return Found(
+            pooled=_finite(summarise(self._pooled, self._plan)) if self._pooled else {},
+            sites=dict(sorted(self._sites.items())),
+            calibration=reliability(self._pooled),
+            site_calibration=dict(sorted(self._site_calibration.items())),
+            decisions=fit_decisions(self._pooled, self._plan),
         )
 
     def _merge(self, statistics: Statistics) -> None:

@@ -103,7 +103,7 @@ def read_trained(folder: RunFolder, operators: Path, chosen: Chosen = "final") -
 def as_of(result: Result, rounds: int) -> Result:
     """The result as it would be with the model of a round as the last one.
 
-    Calibration and thresholds are the last model's, so another one has none.
+    The calibration of single sites is known of the last model alone.
 
     Args:
         result: of the run.
@@ -116,9 +116,9 @@ def as_of(result: Result, rounds: int) -> Result:
     changes: dict[str, Any] = {
         "rounds": until,
         "final_metrics": dict(last.pooled),
-        "final_calibration": None,
+        "final_calibration": last.calibration,
         "site_calibration": {},
-        "decisions": None,
+        "decisions": last.decisions,
     }
     return result.model_copy(update=changes)
 

@@ -19,7 +19,7 @@ from asterion_server.checkpoint import Checkpoint, load_latest, rounds_of, store
 from asterion_server.deadlines import Deadlines, evaluates
 from asterion_server.initial_weights import begin, known_layout
 from asterion_server.known_sites import KnownSites
-from asterion_server.measured import Calibration, Measured
+from asterion_server.measured import Measured
 from asterion_server.outcomes import outcome_of, require_quorum, round_result
 from asterion_server.quarantine import Quarantine
 from asterion_server.report_fold import fold_answer
@@ -40,6 +40,7 @@ from asterion_shared.messages import (
     RepeatingCohort,
     Report,
 )
+from asterion_shared.metrics.reliability import Reliability
 from asterion_shared.parameters import Layout, Vector
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import rounds_allowed
@@ -141,7 +142,9 @@ class _Loop:
     rounds: dict[int, RoundResult] = field(default_factory=dict)
     sites: KnownSites = field(default_factory=KnownSites)
     started: str = ""
-    calibrations: dict[int, Calibration] = field(default_factory=dict)
+    site_calibration: dict[int, Mapping[str, Reliability]] = field(default_factory=dict)
+    """Of the model measured last, by its round: of all rounds it would be long."""
+
     done: int = -1
     """Last finished round; -1 before the count."""
 
@@ -216,7 +219,7 @@ class _Loop:
             asked=times_asked(self._asked),
             model=model,
             best=best,
-            calibration=self.calibrations.get(self.done),
+            site_calibration=self.site_calibration.get(self.done, {}),
         )
         written = write_result(result, self.folder / "result.json")
         reached("C8")
@@ -368,11 +371,9 @@ class _Loop:
 
     def _measured(self, number: int, measured: Measured) -> None:
         """Write the metrics of the model after a round beside that round."""
-        pooled, sites = measured.finish()
-        self.calibrations = {number: measured.calibration()}
-        self.rounds[number] = self.rounds[number].model_copy(
-            update={"pooled": pooled, "sites": sites}
-        )
+        found = measured.finish()
+        self.site_calibration = {number: found.site_calibration}
+        self.rounds[number] = found.told_beside(self.rounds[number])
 
     def _store(self, number: int) -> None:
         checkpoint = Checkpoint(

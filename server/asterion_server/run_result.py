@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Literal
 
-from asterion_server.measured import Calibration
+from asterion_shared.metrics.reliability import Reliability
 from asterion_shared.plan import Plan
 from asterion_shared.privacy.account import account_of, in_one_line
 from asterion_shared.privacy.audited import PrivacyAudit
@@ -64,7 +64,7 @@ def result_of(
     asked: Mapping[str, int],
     model: FinalModel | None,
     best: BestModel | None,
-    calibration: Calibration | None,
+    site_calibration: Mapping[str, Reliability],
 ) -> Result:
     """Everything that ``result.json`` says, but its headline.
 
@@ -78,7 +78,7 @@ def result_of(
         asked: how often each site was asked to train, as privacy counts it.
         model: the last one's file; None when none was made.
         best: the best one's; None when none was measured.
-        calibration: of the model after ``done``; None where it was not measured.
+        site_calibration: of the model after ``done``, by site; empty where it was not measured.
     """
     plan, last = facts.plan, rounds.get(done)
     account = account_of(plan, asked)
@@ -101,10 +101,10 @@ def result_of(
         versions=_versions(),
         rounds_planned=facts.rounds_planned,
         rounds=in_order,
-        final_metrics=dict(last.pooled) if last is not None else {},
-        final_calibration=None if calibration is None else calibration.pooled,
-        site_calibration={} if calibration is None else dict(calibration.sites),
-        decisions=None if calibration is None else calibration.decisions,
+        final_metrics={} if last is None else dict(last.pooled),
+        final_calibration=None if last is None else last.calibration,
+        site_calibration=dict(site_calibration),
+        decisions=None if last is None else last.decisions,
         final_model=model,
         best_model=best,
         sites=tuple(sites.get(name, SiteSummary(name=name)) for name in names),

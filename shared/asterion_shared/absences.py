@@ -52,7 +52,7 @@ def absences(result: "Result") -> list[str]:
 
 
 def _waited_for(result: "Result") -> list[str]:
-    """``site north waited for in round 2 (6 min 0 s beyond the deadline)``."""
+    """``site north waited for in round 2 (6 min beyond the deadline)``."""
     late = [(r.round, site, seconds) for r in result.rounds for site, seconds in
             r.waited_for.items()]  # fmt: skip
     by_site: dict[str, list[tuple[int, float]]] = {}

@@ -122,6 +122,14 @@ class RoundResult(Settings):
     sites: dict[Name, Metrics] = Field(default_factory=dict)
     """The same, for each site that measured it."""
 
+    calibration: Reliability | None = None
+    """Confidence against correctness of the model after this round over all sites; classification
+    alone."""
+
+    decisions: Decisions | None = None
+    """A temperature and thresholds of the model after this round, fitted on the cases it is judged
+    on."""
+
     seconds: Seconds = 0.0
     """Wall-clock time of the round at the coordinator."""
 
@@ -276,13 +284,13 @@ class Result(Settings):
     """Pooled metrics of the final model."""
 
     final_calibration: Reliability | None = None
-    """Confidence against correctness of the final model over all sites; classification alone."""
+    """The same as the ``calibration`` of the final model's round."""
 
     site_calibration: dict[Name, Reliability] = Field(default_factory=dict)
-    """The same, for each site that told it."""
+    """Confidence against correctness of the final model at each site that told it."""
 
     decisions: Decisions | None = None
-    """A temperature and thresholds of the final model, fitted on the cases it is judged on."""
+    """The same as the ``decisions`` of the final model's round."""
 
     final_model: FinalModel | None = None
     """None when no model was made."""

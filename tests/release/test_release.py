@@ -148,7 +148,7 @@ DECISIONS = Decisions(
 )  # fmt: skip
 
 
-def test_what_was_fitted_goes_with_the_final_model_alone(tmp_path: Path) -> None:
+def test_each_model_has_what_was_fitted_of_it(tmp_path: Path) -> None:
     plan = small_plan(
         task="classification", model={"name": "logistic"}, rounds={"count": 3},
         data={"kind": "table", "features": ["age"], "classes": ["well", "ill"]},
@@ -156,8 +156,10 @@ def test_what_was_fitted_goes_with_the_final_model_alone(tmp_path: Path) -> None
     last = a_round(3, 0.8, 0.7, SITES)
     auroc: dict[str, float | None] = {"auroc": 0.9, "baseline/auroc": 0.5, "prevalence": 0.5,
                                       "num_cases": 36.0, "calibration_error": 0.08}  # fmt: skip
+    of_the_best = DECISIONS.model_copy(update={"temperature": 0.8, "thresholds": {}})
     rounds = tuple(
-        r.model_copy(update={"pooled": auroc}) for r in (a_round(2, 0.8, 0.7, SITES), last)
+        r.model_copy(update={"pooled": auroc, "decisions": fitted})
+        for r, fitted in ((a_round(2, 0.8, 0.7, SITES), of_the_best), (last, DECISIONS))
     )
     made = coordinator_with_run(
         tmp_path,
@@ -177,7 +179,7 @@ def test_what_was_fitted_goes_with_the_final_model_alone(tmp_path: Path) -> None
         "At the threshold 0.37 (youden) it finds 90 % of the positive cases and calls 20 %" in card
     )
     best = open_release(release(made, RUN, ReleaseSettings(), chosen="best").folder)
-    assert (best.temperature, best.thresholds) == (1.0, {})
+    assert (best.temperature, best.thresholds) == (0.8, {})
 
 
 def test_the_claim_report_has_every_item_in_order(first: Made) -> None:

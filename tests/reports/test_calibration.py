@@ -8,16 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.special import expit
 
 from asterion_server.measured import Measured
 from asterion_server.rounds import run_rounds
 from asterion_shared.errors import QuorumLostError
 from asterion_shared.messages import Answer, NoReport, Order, Report
-from asterion_shared.metrics import Statistics
+from asterion_shared.metrics import Statistics, merge
 from asterion_shared.metrics.confusion import calibration, calibration_error
-from asterion_shared.metrics.decisions import Decisions, Threshold
+from asterion_shared.metrics.decisions import Decisions, Threshold, fit_decisions
 from asterion_shared.metrics.merged_bins import beside, merged
 from asterion_shared.metrics.reliability import ConfidenceBin, Reliability, reliability
+from asterion_shared.metrics.scores import probability_edges, score_histograms
 from asterion_shared.plan import DataContract, ModelSettings, Plan
 from asterion_shared.reports.reliability_chart import reliability_chart
 from asterion_shared.reports.run_report import write_report
@@ -67,21 +69,28 @@ def test_one_site_with_merged_ranges_merges_those_of_the_sum(classes: Plan) -> N
     measured.add("north", told([0.65, 0.75], [True, True], cut=True))
     measured.add("east", told([0.55, 0.65, 0.95], [False, True, True]))
     measured.add("south", {})
-    measured.finish()
-    found = measured.calibration()
-    assert list(found.sites) == ["east", "north"]
-    assert found.pooled is not None
-    assert found.pooled.num_ranges == 2
-    assert found.pooled.is_merged
-    low, high = found.pooled.bins
+    found = measured.finish()
+    assert list(found.site_calibration) == ["east", "north"]
+    assert found.calibration is not None
+    assert found.calibration.num_ranges == 2
+    assert found.calibration.is_merged
+    low, high = found.calibration.bins
     assert (low.low, low.high, low.num_cases) == (0.0, pytest.approx(11 / 15), 3)
     assert (low.confidence, low.right) == (pytest.approx((0.55 + 0.65 + 0.65) / 3), 2 / 3)
     assert (high.num_cases, high.right) == (2, 1.0)
-    assert not found.sites["east"].is_merged
+    assert not found.site_calibration["east"].is_merged
+
+
+def told_in(plan: Plan, round_: int) -> Statistics:
+    """40 calls whose confidence tells the order, and scores that part the better the later."""
+    truth = np.arange(40) % 4 == 0
+    scores = expit(np.linspace(-3, 1, 40) + round_ * truth)
+    scored = score_histograms(scores, truth, probability_edges(plan.evaluation))
+    return {**told([0.5 + round_ / 10] * 40, [True] * 40), "score": scored}
 
 
 class Calls:
-    """Two sites whose confidence tells the order that measured it; ``north`` goes after a time."""
+    """Two sites that tell :func:`told_in`; ``north`` goes after a time."""
 
     def __init__(self, gone_after: int) -> None:
         self.gone_after = gone_after
@@ -97,18 +106,18 @@ class Calls:
             yield Report(
                 site=site,
                 num_examples=2,
-                num_test=1,
+                num_test=40,
                 num_bad_files=0,
                 manifest_sha256="0" * 64,
                 update=None if order.weights is None else 0 * order.weights,
                 num_steps=1,
                 train_loss=0.5,
-                statistics=told([0.5 + order.round / 10], [True]) if order.evaluate else {},
+                statistics=told_in(order.plan, order.round) if order.evaluate else {},
             )
 
 
-@pytest.mark.parametrize(("gone_after", "round_", "num_cases"), [(9, 3, 2), (1, 2, 1)])
-def test_a_run_keeps_that_of_its_last_model(
+@pytest.mark.parametrize(("gone_after", "round_", "num_cases"), [(9, 3, 80), (1, 2, 40)])
+def test_a_run_keeps_what_was_found_of_each_model(
     gone_after: int, round_: int, num_cases: int, tmp_path: Path
 ) -> None:
     plan = Plan(
@@ -125,11 +134,20 @@ def test_a_run_keeps_that_of_its_last_model(
             carrier="simulation",
         )  # fmt: skip
     found = read_result(tmp_path / "result.json")
+    told_of = [r for r in found.rounds if r.calibration is not None]
+    assert [r.round for r in told_of] == list(range(round_))
+    assert told_of[-1].calibration == found.final_calibration
+    for one in told_of:
+        there = ["east", "north"] if one.round < gone_after else ["east"]
+        pooled = merge(told_in(plan, one.round + 1) for _ in there)
+        assert one.decisions == fit_decisions(pooled, plan)
+    assert len({one.decisions.temperature for one in told_of if one.decisions}) == round_
+    assert told_of[-1].decisions == found.decisions
     assert found.final_calibration is not None
     (one,) = found.final_calibration.bins
     assert (one.num_cases, one.confidence) == (num_cases, pytest.approx(0.5 + round_ / 10))
     assert found.final_metrics["num_cases"] == num_cases
-    assert list(found.site_calibration) == ["east", "north"][:num_cases]
+    assert list(found.site_calibration) == ["east", "north"][: num_cases // 40]
 
 
 def test_merged_ranges_never_show_a_larger_calibration_error() -> None:

@@ -84,7 +84,7 @@ def test_lines_of_the_terminal() -> None:
     )
     assert late_words(round_of(1)) == ""
     first = DeadlineDerived(round=1, phase="train", deadline_seconds=3600.0)
-    assert deadline_line(first) == "round 1: deadline 1 h 0 min; nothing is measured yet"
+    assert deadline_line(first) == "round 1: deadline 1 h; nothing is measured yet"
     later = DeadlineDerived(
         round=3, phase="train", deadline_seconds=84.0, site="north", site_seconds=28.0
     )
@@ -92,7 +92,7 @@ def test_lines_of_the_terminal() -> None:
         "round 3: deadline 1 min 24 s; slowest is site north with 28.0 s"
     )
     last = DeadlineDerived(round=6, phase="evaluate", deadline_seconds=60.0)
-    assert deadline_line(last) == "evaluation: deadline 1 min 0 s; nothing is measured yet"
+    assert deadline_line(last) == "evaluation: deadline 1 min; nothing is measured yet"
     since = "2026-01-02T14:02:11Z"
     lines = [
         awaited_line(SiteAwaited(round=3, phase="train", site="north", state=state, since=since))

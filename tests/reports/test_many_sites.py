@@ -180,6 +180,8 @@ def test_every_engine_has_words(make_result: Make, tmp_path: Path, kernel: str) 
     write_report(make_result(simulation=simulation), tmp_path / "r.html")
     words = text_of(tmp_path / "r.html")
     assert "The engine is" not in words
+    assert f"engine {kernel} where one process sites in a chunk 16" in words
+    assert "worker processes 2 threads 1 precision f32" in words
     assert "All numbers are float32 or wider." in words
     assert "No fault was injected." in words
     assert "none: no scenario was given" in words

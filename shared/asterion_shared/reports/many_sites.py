@@ -114,7 +114,7 @@ def missing_words(missing: Mapping[str, str]) -> str:
 def late_words(round_: RoundResult) -> str:
     """Who was waited for, and whose report of which earlier round was carried over; else empty.
 
-    For example ``waited for north (6 min 0 s), carried over: south (of round 2)``.
+    For example ``waited for north (6 min), carried over: south (of round 2)``.
     """
     waits, carried = round_.waited_for, round_.carried
     parts = []

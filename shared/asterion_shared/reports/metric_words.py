@@ -140,11 +140,12 @@ def in_bytes(count: int) -> str:
 def in_time(seconds: float) -> str:
     """A duration as a person says it.
 
-    >>> in_time(0.34), in_time(75), in_time(3720)
-    ('0.3 s', '1 min 15 s', '1 h 2 min')
+    >>> in_time(0.34), in_time(75), in_time(3720), in_time(3600)
+    ('0.3 s', '1 min 15 s', '1 h 2 min', '1 h')
     """
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    large, small = (f"{hours} h", f"{minutes} min") if hours else (f"{minutes} min", f"{rest} s")
+    return large if small.startswith("0 ") else f"{large} {small}"

@@ -23,6 +23,14 @@ _PRECISIONS = {
     "wider. Losses and metrics may differ from a float32 run's by about 1 part in 200; repeat the "
     "run in float32 before a smaller difference is read as one between methods.",
 }
+_FACTS = {
+    "kernel": "engine",
+    "over": "where",
+    "chunk": "sites in a chunk",
+    "workers": "worker processes",
+    "dtype": "precision",
+}
+_WHERE = {"here": "one process", "processes": "worker processes", "ray": "Ray actors"}
 _FAULTS = {
     "drop": "never got the order",
     "crash": "died in training; its work was lost",
@@ -45,7 +53,7 @@ def how_simulated(result: Result, clipped: str) -> dict[str, Any] | None:
     simulation = result.simulation
     if simulation is None:
         return None
-    facts = [(what.replace("_", " "), str(value)) for what, value in simulation.engine.items()]
+    facts = [_fact(what, str(value)) for what, value in simulation.engine.items()]
     if simulation.engine:
         facts.append(("the same engine again", _options(simulation.engine)))
     facts.append(("scenario SHA-256", simulation.scenario_sha256 or "none: no scenario was given"))
@@ -72,6 +80,12 @@ def _engine_sentences(engine: Mapping[str, str | int]) -> list[str]:
     words = _KERNELS.get(kernel, f"The engine is {kernel!r}.")
     dtype = str(engine.get("dtype", ""))
     return [f"{words}{size} This was done {where}.", _PRECISIONS.get(dtype, f"dtype {dtype}.")]
+
+
+def _fact(what: str, value: str) -> tuple[str, str]:
+    """A setting of the engine and its value, in words; one of an extension as it is."""
+    name = _FACTS.get(what, what.replace("_", " "))
+    return name, _WHERE.get(value, value) if what == "over" else value
 
 
 def _options(engine: Mapping[str, str | int]) -> str:
