@@ -246,6 +246,20 @@ def test_a_folder_without_its_queue(anna: Browser, clinic: Clinic, tmp_path: Pat
     assert "its review.csv is missing or cannot be read" in text_of(answer.text)
 
 
+@pytest.mark.parametrize(("call", "disagreement"), [("ill", ""), ("", "0.02")])
+def test_a_column_that_no_case_fills_is_not_there(
+    anna: Browser, clinic: Clinic, tmp_path: Path, call: str, disagreement: str
+) -> None:
+    shows(clinic, tmp_path / "predictions")
+    rows = [f"1,a.nii,{call},0.99996,{disagreement},x,near", "2,b.nii,,0.5,,x,far"]
+    store(tmp_path / "predictions", "one", HEAD + "\n".join(rows) + "\n")
+    page = anna.get("/predictions/one")
+    head = re.findall(r'role="columnheader"[^>]*>([^<]+)<', page)
+    filled = ["call", "uncertainty"] if call else ["uncertainty", "disagreement"]
+    assert head == ["case", "file", *filled, "why", "drawn"]
+    assert re.findall(r'data-name="uncertainty">([^<]*)<', page) == ["1.000", "0.500"]
+
+
 def test_scores_and_sides_of_a_case(anna: Browser, clinic: Clinic, tmp_path: Path) -> None:
     place = tmp_path / "predictions"
     shows(clinic, place)
@@ -265,6 +279,19 @@ def test_scores_and_sides_of_a_case(anna: Browser, clinic: Clinic, tmp_path: Pat
     assert "threshold youden at or above" in case
     assert "uncertainty not known" in case
     assert "No picture was drawn" in case
+
+
+def test_sizes_of_a_case_can_be_read(anna: Browser, clinic: Clinic, tmp_path: Path) -> None:
+    shows(clinic, tmp_path / "predictions")
+    folder = store(tmp_path / "predictions", "one", f"{HEAD}1,a.nii,,0.5,,single,near\n")
+    sizes = ("1815.25,mm3", "7.5,arcsec2", ",")
+    rows = [f"a.nii,part,12345,{size},0.878\n" for size in sizes]
+    head = "file,class,points,size,unit,mean_probability\n"
+    (folder / "segments.csv").write_text(head + "".join(rows))
+    page = anna.get("/predictions/one/case/1")
+    assert re.findall(r'data-name="size"[^>]*>([^<]*)<', page) == [
+        "1,815 mm\u00b3", "7.5 arcsec\u00b2", "",
+    ]  # fmt: skip
 
 
 def test_the_setting_is_of_the_site_alone(clinic: Clinic) -> None:

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asterion_shared.reports.charts import (
+    ALONE,
     Series,
     line_chart,
     nice_ticks,
@@ -40,6 +41,18 @@ def test_a_gap_breaks_the_curve() -> None:
     (curve,) = [e for e in root.iter("path") if e.get("class") == "curve"]
     assert (curve.get("d") or "").count("M") == 2
     assert len([e for e in root.iter("path") if e.get("class") == "dot"]) == 3
+
+
+def test_a_gap_breaks_the_band_and_what_stands_alone_is_seen() -> None:
+    series = Series(name="a", points=[(0, 0.1), (1, None), (2, 0.3), (3, 0.4)])
+    edges = [(0.0, 0.0, 0.2), (1.0, None, None), (2.0, 0.2, 0.4), (3.0, 0.3, 0.5)]
+    root = ET.fromstring(line_chart([series], title="t", band=edges))  # noqa: S314
+    polygons = [e.get("points") or "" for e in root.iter("polygon")]
+    corners = [[float(p.split(",")[0]) for p in polygon.split()] for polygon in polygons]
+    (alone, others) = corners
+    assert len(alone) == len(others) == 4
+    assert max(alone) - min(alone) == 2 * ALONE
+    assert max(alone) < min(others)
 
 
 def test_higher_values_are_drawn_higher_and_the_baseline_where_it_belongs() -> None:
@@ -79,7 +92,7 @@ def test_a_spread_is_the_quantiles_by_hand_and_breaks_where_nobody_measured() ->
     assert middle.points == [(0, 5.0), (1, None), (2, 5.0)]
     root = ET.fromstring(line_chart([area, middle], title="t"))  # noqa: S314
     polygons = [e.get("points") or "" for e in root.iter("polygon")]
-    assert [len(p.split()) for p in polygons] == [2, 2]
+    assert [len(p.split()) for p in polygons] == [4, 4]  # each stands alone
     assert "-" not in "".join(polygons)  # the axis reaches down to the lower edge
 
 

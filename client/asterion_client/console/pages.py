@@ -28,6 +28,7 @@ from asterion_shared.errors import FileProblemError, Problem
 from asterion_shared.plan import parse_plan
 from asterion_shared.plan_file import plan_to_toml
 from asterion_shared.reports.metric_words import in_bytes, number
+from asterion_shared.reports.report_page import plural
 
 MOST_ENTRIES = 50
 """Replies that the page of what left shows, the newest ones."""
@@ -83,11 +84,11 @@ def _facts(settings: SiteSettings) -> list[tuple[str, str]]:
         ("coordinator", address),
         ("data", f"{settings.data.format}, for {settings.task}"),
         ("operators", ", ".join(consent.operators) if consent else "no [consent]: all is refused"),
-        ("approval", "" if consent is None else
+        ("approval", number(None) if consent is None else
          "a person looks at each plan" if consent.approval == "person" else "as [consent] says"),
         ("privacy", "none: no private plan can run" if privacy is None else
          f"at most epsilon {privacy.epsilon_limit:g} at delta {privacy.delta:g}, over all runs"),
-        ("smallest group", f"{settings.smallest_group} patients"),
+        ("smallest group", plural(settings.smallest_group, "patient")),
     ]  # fmt: skip
 
 

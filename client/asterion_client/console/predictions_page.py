@@ -124,27 +124,31 @@ def queue_values(place: Path, name: str, page: int) -> dict[str, Any]:
         raise NotThereError(msg)
     here = cases[(page - 1) * CASES_A_PAGE : page * CASES_A_PAGE]
     drawn = [c for c in here if "picture" in c.pictures] if page == 1 else []
-    calls = any(c.call for c in cases)
-    head = [
-        "case",
-        "file",
-        *(["call"] if calls else []),
-        "uncertainty",
-        "disagreement",
-        "why",
-        "drawn",
-    ]
+    columns: dict[str, Callable[[Case], str | Markup]] = {
+        "case": lambda c: Markup('<a href="{}">{}</a>').format(_path(name, c.rank), c.rank),
+        "file": lambda c: c.file,
+        "call": lambda c: c.call or number(None),
+        "uncertainty": lambda c: _share(c.uncertainty),
+        "disagreement": lambda c: _share(c.disagreement),
+        "why": lambda c: c.why,
+        "drawn": lambda c: ", ".join(words for kind, words in KINDS.items() if kind in c.pictures),
+    }
+    for optional in ("call", "disagreement"):
+        if not any(getattr(c, optional) for c in cases):
+            del columns[optional]
+    head = list(columns)
     return {
         "name": name,
         "path": _path(name),
         "summary": summary,
         "release": _release_words(summary),
-        "first": [(c, _path(name, c.rank), _rounded(c.uncertainty)) for c in drawn[:SHOWN_FIRST]],
+        "first": [(c, _path(name, c.rank), _share(c.uncertainty)) for c in drawn[:SHOWN_FIRST]],
         "head": head,
         "words": (1, len(head) - 2, len(head) - 1),
-        "body": [_row(name, c, calls=calls) for c in here],
+        "body": [[told(c) for told in columns.values()] for c in here],
         "facts": _facts(summary),
         "page": page,
+        "before": (page - 1) * CASES_A_PAGE,
         "num_pages": num_pages,
         "total": len(cases),
     }
@@ -161,7 +165,7 @@ def case_values(place: Path, name: str, rank: int) -> dict[str, Any]:
     found = _case(cases, rank)
     parts = [
         (row["class"], _count(row["points"]),
-         f"{_rounded(row['size'])} {row['unit']}".strip(), _rounded(row["mean_probability"]))
+         f"{_rounded(row['size'])} {_unit(row['unit'])}".strip(), _share(row["mean_probability"]))
         for row in read_rows(place, name, "segments.csv",
                              ("file", "class", "points", "size", "unit", "mean_probability"))
         if row["file"] == found.file
@@ -191,19 +195,6 @@ def _case(cases: list[Case], rank: int) -> Case:
     return cases[rank - 1]
 
 
-def _row(name: str, case: Case, *, calls: bool) -> tuple[str | Markup, ...]:
-    link = Markup('<a href="{}">{}</a>').format(_path(name, case.rank), case.rank)
-    return (
-        link,
-        case.file,
-        *([case.call or number(None)] if calls else []),
-        _rounded(case.uncertainty),
-        _rounded(case.disagreement),
-        case.why,
-        ", ".join(words for kind, words in KINDS.items() if kind in case.pictures),
-    )
-
-
 def _facts(summary: Summary) -> list[tuple[str, str]]:
     points = ", ".join(f"{name} {value:.3g}" for name, value in summary.thresholds.items())
     warm = summary.temperature
@@ -219,7 +210,7 @@ def _facts(summary: Summary) -> list[tuple[str, str]]:
 
 
 def _case_facts(case: Case, told: dict[str, str], summary: Summary) -> list[tuple[str, str]]:
-    shares = [(f"probability of {name}", _rounded(told[f"p_{name}"]))
+    shares = [(f"probability of {name}", _share(told[f"p_{name}"]))
               for name in summary.classes if told.get(f"p_{name}")]  # fmt: skip
     sides = [
         (
@@ -235,9 +226,9 @@ def _case_facts(case: Case, told: dict[str, str], summary: Summary) -> list[tupl
         ("score", _rounded(told.get("score", ""))),
         *shares,
         *sides,
-        ("uncertainty", f"{_rounded(case.uncertainty)} (0 is certain, 1 knows nothing)"
+        ("uncertainty", f"{_share(case.uncertainty)} (0 is certain, 1 knows nothing)"
          if case.uncertainty else "not known"),
-        ("disagreement", _rounded(case.disagreement)),
+        ("disagreement", _share(case.disagreement)),
         ("why", case.why),
     ]  # fmt: skip
     return [(what, value) for what, value in wanted if value]
@@ -270,10 +261,24 @@ def _count(text: str) -> str:
     return f"{int(text):,}" if text.isdecimal() else text
 
 
+def _share(text: str) -> str:
+    """A number of 0 to 1 in a file's text."""
+    with suppress(ValueError):
+        return number(float(text)) if text else ""
+    return text
+
+
 def _rounded(text: str) -> str:
     with suppress(ValueError):
-        return f"{float(text):.3g}" if text else ""
+        if text:
+            value = float(text)
+            return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
     return text
+
+
+def _unit(text: str) -> str:
+    """``mm3`` and ``arcsec2`` as they are written."""
+    return text.replace("2", "\u00b2").replace("3", "\u00b3")
 
 
 def _when(made: str) -> str:

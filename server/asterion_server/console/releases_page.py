@@ -96,7 +96,7 @@ def _view(model: Model) -> ModelView:
 
 
 def _row(model: Model, version: Released) -> tuple[str | Markup, ...]:
-    state: str | Markup = ""
+    state: str | Markup = "not in use"
     if version.held_back:
         state = badge("held back", "lost")
     elif version.version == model.current:

@@ -12,9 +12,14 @@ from markupsafe import Markup, escape
 
 Scale = Callable[[float], float]
 Points = Sequence[tuple[float, float | None]]
+Between = tuple[float, float | None, float | None]
+"""x, and a lower and an upper edge there; None where there is none."""
 
 WIDTH, HEIGHT = 640, 320
 LEFT, RIGHT, TOP, BOTTOM = 64, 18, 16, 60
+ALONE = 5
+"""Half the width of an interval between two gaps."""
+
 NUM_COLOURS = 6
 """Site colours of the page's style sheet; each goes with a marker of its own."""
 
@@ -92,7 +97,7 @@ def line_chart(
     title: str,
     x_label: str = "round",
     baseline: float | None = None,
-    band: Sequence[tuple[float, float, float]] = (),
+    band: Sequence[Between] = (),
     floor: float | None = None,
     ceiling: float | None = None,
     from_zero: bool = False,
@@ -104,7 +109,7 @@ def line_chart(
         title: read out by screen readers.
         x_label: name of the horizontal axis.
         baseline: a dashed horizontal line.
-        band: (x, low, high) of a shaded band, such as a confidence interval.
+        band: (x, low, high) of a shaded band, such as a confidence interval; None is a gap.
         floor: the vertical axis never goes below it.
         ceiling: the vertical axis never goes above it.
         from_zero: the vertical axis starts at 0.
@@ -115,7 +120,7 @@ def line_chart(
     known = [(x, y) for one in series for x, y in (*one.points, *one.lower) if y is not None]
     if not known:
         return Markup("")
-    heights = [y for _, y in known] + [y for _, *ends in band for y in ends]
+    heights = [y for _, y in known] + [y for _, *ends in band for y in ends if y is not None]
     heights += [baseline] if baseline is not None else []
     heights += [0.0] if from_zero else []
     ticks_y = nice_ticks(min(heights), max(heights), floor=floor, ceiling=ceiling)
@@ -131,10 +136,7 @@ def line_chart(
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
     parts = [_axes(ticks_y, _round_ticks(first, last), at_x, at_y, x_label)]
-    if band:
-        upper = [f"{at_x(x)},{at_y(high)}" for x, _, high in band]
-        lower = [f"{at_x(x)},{at_y(low)}" for x, low, _ in reversed(band)]
-        parts.append(f'<polygon class="band" points="{" ".join(upper + lower)}"/>')
+    parts.append(_between(band, "band", at_x, at_y))
     if baseline is not None:
         y = at_y(baseline)
         parts.append(f'<line class="baseline" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
@@ -207,16 +209,25 @@ def _curve(series: Series, at_x: Scale, at_y: Scale) -> str:
 
 
 def _area(series: Series, at_x: Scale, at_y: Scale) -> str:
+    pairs = zip(series.points, series.lower, strict=True)
+    edges = [(x, low, high) for (x, high), (_, low) in pairs]
+    return f'<g class="{series.style}">{_between(edges, "area", at_x, at_y)}</g>'
+
+
+def _between(edges: Sequence[Between], style: str, at_x: Scale, at_y: Scale) -> str:
     """What lies between two edges; each stretch without a gap is a polygon."""
     stretches: list[list[tuple[float, float, float]]] = [[]]
-    for (x, high), (_, low) in zip(series.points, series.lower, strict=True):
+    for x, low, high in edges:
         if high is None or low is None:
             stretches.append([])
         else:
-            stretches[-1].append((x, low, high))
+            stretches[-1].append((at_x(x), at_y(low), at_y(high)))
     polygons = ""
     for stretch in filter(None, stretches):
-        upper = [f"{at_x(x)},{at_y(high)}" for x, _, high in stretch]
-        lower = [f"{at_x(x)},{at_y(low)}" for x, low, _ in reversed(stretch)]
-        polygons += f'<polygon class="area" points="{" ".join(upper + lower)}"/>'
-    return f'<g class="{series.style}">{polygons}</g>'
+        if len(stretch) == 1:  # it has no width of its own
+            ((x, low, high),) = stretch
+            stretch = [(round(x + by, 1), low, high) for by in (-ALONE, ALONE)]
+        upper = [f"{x},{high}" for x, _, high in stretch]
+        lower = [f"{x},{low}" for x, low, _ in reversed(stretch)]
+        polygons += f'<polygon class="{style}" points="{" ".join(upper + lower)}"/>'
+    return polygons

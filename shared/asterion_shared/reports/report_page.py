@@ -9,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from asterion_shared.files import write_atomically
-from asterion_shared.reports.charts import Series, line_chart
+from asterion_shared.reports.charts import Between, Series, line_chart
 from asterion_shared.reports.intervals import bounds_95
 from asterion_shared.reports.metric_words import number
 from asterion_shared.reports.pictures import Picture
@@ -62,7 +62,7 @@ def chart(
         "svg": line_chart(series, **options),
         "legend": ([pooled] if pooled else []) + shown,
         "baseline_name": baseline_name,
-        "has_band": bool(options.get("band")),
+        "has_band": any(low is not None for _, low, _ in options.get("band", ())),
     }
 
 
@@ -72,10 +72,10 @@ def interval(metrics: Metrics, name: str, *, digits: int = 3, between: str = " t
     return between.join(number(end, digits=digits) for end in ends) if ends else number(None)
 
 
-def band(measured: Iterable[tuple[int, Metrics]], name: str) -> list[tuple[float, float, float]]:
-    """(round, low, high) of a metric's 95 % interval, where it is known."""
+def band(measured: Iterable[tuple[int, Metrics]], name: str) -> list[Between]:
+    """(round, low, high) of a metric's 95 % interval; None where it is not known."""
     known = ((round_, bounds_95(metrics, name)) for round_, metrics in measured)
-    return [(float(round_), *ends) for round_, ends in known if ends]
+    return [(float(round_), *(ends or (None, None))) for round_, ends in known]
 
 
 def lowest_site(sites: Mapping[str, Metrics], metric: str) -> tuple[str, float] | None:
