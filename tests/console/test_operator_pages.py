@@ -85,6 +85,13 @@ def test_the_report_is_shown_without_script_or_origin(anna: Browser) -> None:
     assert anna.client.get("/runs/deep-field/report").status_code == 404
 
 
+def test_a_run_and_its_report_tell_one_time(anna: Browser) -> None:
+    # 9 rounds of 31 s and of a second more each; that of the count is one of them.
+    for path in ("/runs/first-look", "/runs/first-look/report"):
+        text = re.sub(r"\s+", " ", Reader(anna.get(path)).text)
+        assert "rounds 8 of 8 5 min 15 s" in text
+
+
 @pytest.mark.parametrize("path", ["/runs/none", "/runs/..%2f..", "/runs/<b>x", "/x", "/runs/"])
 def test_what_is_not_there(anna: Browser, path: str) -> None:
     answer = anna.client.get(path)

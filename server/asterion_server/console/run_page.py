@@ -89,7 +89,7 @@ def _orders(made: Provisioned, run: str) -> Mapping[str, tuple[int, str]]:
 def _cards(look: RunLook, metric: str) -> list[dict[str, str]]:
     result = look.result
     baseline = result.final_metrics.get(f"baseline/{metric}")
-    seconds = [r.seconds for r in result.rounds if r.round > 0]
+    spent = in_time(sum(r.seconds for r in result.rounds))
     down, up = (sum(getattr(r, f"bytes_{way}") for r in result.rounds) for way in ("down", "up"))
     more = "not measured yet" if look.goes_on else "never measured"
     if result.final_metrics.get(metric) is not None:
@@ -97,7 +97,7 @@ def _cards(look: RunLook, metric: str) -> list[dict[str, str]]:
     cards = [
         (f"pooled {metric_words.label(metric)}", number(result.final_metrics.get(metric)), more),
         ("rounds", f"{look.rounds_done} of {result.rounds_planned}",
-         f"{in_time(sum(seconds))} so far" if look.goes_on else in_time(sum(seconds))),
+         f"{spent} so far" if look.goes_on else spent),
         ("sites", f"{len(look.launch.sites)}", _left_words(look)),
         ("traffic", in_bytes(down + up), f"{in_bytes(down)} down, {in_bytes(up)} up"),
     ]  # fmt: skip

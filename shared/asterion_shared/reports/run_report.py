@@ -166,7 +166,7 @@ def _measured_summary(result: Result, metric: str) -> list[str]:
     who = "the sites of the last sum" if result.secure_sum else plural(len(final), "site")
     sentences = [
         f"The final model reaches a pooled {label} of {number(value)}{spread} on "
-        f"{num_tested(result):,} held-out examples of {who}."
+        f"{plural(num_tested(result), 'held-out example')} of {who}."
     ]
     if meaning := metric_words.meaning(metric):
         sentences[0] += f" {label} says {meaning}."

@@ -9,7 +9,7 @@ from asterion_shared.reports import metric_words
 from asterion_shared.reports.charts import Series
 from asterion_shared.reports.metric_words import in_time, number
 from asterion_shared.reports.pictures import Picture
-from asterion_shared.reports.report_page import band, chart, embed, interval, write_page
+from asterion_shared.reports.report_page import band, chart, embed, interval, plural, write_page
 from asterion_shared.reports.subgroup_tables import own_subgroup_tables
 from asterion_shared.result import Metrics
 from asterion_shared.site_rounds import SiteRound
@@ -78,7 +78,7 @@ def _summary(plan: Plan, measured: Sequence[SiteRound], metric: str) -> list[str
     spread = f" (95 % interval {bounds})" if bounds != number(None) else ""
     sentences = [
         f"After round {final.round} the shared model's {label} is {number(value)}{spread} "
-        f"on {final.num_test:,} held-out examples of this site."
+        f"on {plural(final.num_test, 'held-out example')} of this site."
     ]
     if meaning := metric_words.meaning(metric):
         sentences[0] += f" {label} says {meaning}."
