@@ -14,6 +14,8 @@ from asterion_shared.plan import Name, Sha256, TaskName
 from asterion_shared.settings_files import Rule, Settings, read_versioned_json, rule, validate
 
 SCHEMA_VERSION: Literal[1] = 1
+BRACKET_FILE = "bracket.json"
+"""In a bracket's folder, and in that of a run whose report shows it."""
 
 MetricName = Literal["dice", "auroc", "accuracy"]
 Over = Literal["mean of sites", "all cases together"]

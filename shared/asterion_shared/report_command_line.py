@@ -59,7 +59,7 @@ def show(
         typer.Option(
             metavar="DIR",
             help="of asterion simulate bracket, with the run's plan and sites: show each site's "
-            "own model and a pooled one as well",
+            "own model and a pooled one as well, now and whenever the report is written again",
         ),
     ] = None,
 ) -> None:
@@ -67,16 +67,20 @@ def show(
 
     Example pictures are not in result.json: those of the page that is there are taken over.
     """
-    from asterion_shared.bracket_result import read_bracket
+    from asterion_shared.bracket_result import BRACKET_FILE, read_bracket, write_bracket
     from asterion_shared.reports.compared_runs import read_run, result_file
     from asterion_shared.reports.drawn_before import pictures_of
     from asterion_shared.reports.run_report import write_report
 
     read, beside = read_run(run), result_file(run).with_name("report.html")
+    kept = beside.with_name(BRACKET_FILE)
     pictures = [] if read.result.is_live else pictures_of(beside)
     path = beside if out is None else out
-    beside_it = None if bracket is None else read_bracket(bracket / "bracket.json")
-    write_report(read.result, path, plan=read.plan, pictures=pictures, bracket=beside_it)
+    source = kept if bracket is None else bracket / BRACKET_FILE
+    otherwise = read_bracket(source) if bracket is not None or kept.exists() else None
+    write_report(read.result, path, plan=read.plan, pictures=pictures, bracket=otherwise)
+    if bracket is not None and otherwise is not None:
+        write_bracket(otherwise, kept)
     print(f"{path}: {read.result.headline}")
 
 

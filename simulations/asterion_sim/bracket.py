@@ -22,6 +22,7 @@ from asterion_client.bootstrap import (
 )
 from asterion_client.held_out_scores import HeldOut, held_out_of
 from asterion_shared.bracket_result import (
+    BRACKET_FILE,
     ArmFacts,
     Bracket,
     Comparison,
@@ -118,7 +119,7 @@ def run_bracket(
     draws = draw(held_out, len(seeds), num_resamples, plan.seed)
     work = _Work(plan, chosen, over or _usual_over(chosen), arms, pieces, held_out, draws)
     bracket = _bracket(work, sites, tuple(seeds), num_resamples)
-    write_bracket(bracket, out / "bracket.json")
+    write_bracket(bracket, out / BRACKET_FILE)
     write_bracket_report(bracket, plan, out / "report.html")
     return bracket
 

@@ -57,6 +57,10 @@ def test_the_report_says_what_each_site_and_pooled_data_would_have_reached(
     assert mean[0] == number(sum(values) / 3)
     assert mean[1].startswith(number(bracket.overall.own.value))
     assert mean[2].startswith(number(bracket.overall.pooled["mean of sites"].value))
+    before = (here / "report.html").read_bytes()
+    again = CliRunner().invoke(app, ["show", str(here)])
+    assert again.exit_code == 0, again.output
+    assert (here / "report.html").read_bytes() == before
 
 
 def test_this_run_is_one_of_the_repetitions(run: tuple[Path, Result], folder: Path) -> None:
