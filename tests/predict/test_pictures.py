@@ -38,9 +38,13 @@ def store(path: Path, values: np.ndarray) -> None:
 @pytest.mark.parametrize("shape", [(6, 7, 9), (8, 9)])
 def test_a_mask_of_the_site_makes_a_map_of_errors(tmp_path: Path, shape: tuple[int, ...]) -> None:
     image = box(shape)
-    for name in ("right", "none", "wrong"):
+    for name in ("right", "half", "none", "wrong"):
         store(tmp_path / f"in/images/{name}.nii", image)
     store(tmp_path / "in/labels/right.nii.gz", (image > 0).astype(np.uint8))
+    places = np.flatnonzero(image)
+    half = np.zeros(image.size, np.uint8)
+    half[places[: len(places) // 2]] = 1
+    store(tmp_path / "in/labels/half.nii", half.reshape(shape))
     store(tmp_path / "in/labels/wrong.nii", np.ones((3, 3, 3), np.uint8))
     plan = plan_of("segmentation", CUBE if len(shape) == 3 else PLANE)
     found = predict(released(tmp_path / "r", plan, Bright()), tmp_path / "in", tmp_path / "out",
@@ -48,7 +52,8 @@ def test_a_mask_of_the_site_makes_a_map_of_errors(tmp_path: Path, shape: tuple[i
     assert not found.skipped
     rows = shown(tmp_path / "out")
     assert {name: row["reference"] for name, row in rows.items()} == {
-        "images/right.nii": "yes", "images/none.nii": "no", "images/wrong.nii": "no",
+        "images/right.nii": "yes", "images/half.nii": "yes",
+        "images/none.nii": "no", "images/wrong.nii": "no",
     }  # fmt: skip
     right, none = (tmp_path / "out" / rows[f"images/{n}.nii"]["picture"] for n in ("right", "none"))
     assert has_colour(right, PREDICTION)
@@ -56,6 +61,11 @@ def test_a_mask_of_the_site_makes_a_map_of_errors(tmp_path: Path, shape: tuple[i
     assert has_colour(right, BOTH)
     assert has_colour(none, PREDICTION)
     assert not has_colour(none, TRUTH)
+    # Twice what both mark, over what each marks: 2 (n / 2) / (n + n / 2).
+    for name, dice in (("right", 1.0), ("half", 2 * half.sum() / (len(places) + half.sum()))):
+        words = rows[f"images/{name}.nii"]["shown"]
+        assert f"(Dice of the whole file: {plan.data.classes[1]} {dice:.3f})" in words
+    assert "Dice" not in rows["images/none.nii"]["shown"]
     assert ("slice" in rows["images/none.nii"]["shown"]) == (len(shape) == 3)
 
 

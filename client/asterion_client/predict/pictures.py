@@ -14,6 +14,7 @@ from asterion_client.predict.one_case import Judge, called_mask
 from asterion_client.predict.results import CaseResult, by_certainty, write_csv
 from asterion_shared.errors import DataProblemError
 from asterion_shared.files import write_atomically
+from asterion_shared.metrics.overlap import Labels, overlaps
 from asterion_shared.reports import drawing
 
 LIST = "pictures.csv"
@@ -80,7 +81,8 @@ def _draw(judge: Judge, member: Member, read: Input) -> tuple[bytes, str, bool]:
         words = [
             "the image, and the outline of what was predicted"
             if truth is None
-            else "the image, the outlines of prediction and reference, and where they differ",
+            else "the image, the outlines of prediction and reference, and where they differ "
+            f"(Dice of the whole file: {_dice(truth, mask, plan.data.classes)})",
             place,
         ]
         return png, "; ".join(filter(None, words)), truth is not None
@@ -97,6 +99,12 @@ def _draw(judge: Judge, member: Member, read: Input) -> tuple[bytes, str, bool]:
         png = drawing.classification(view, plan.data.classes, -1, alone)
         words = ["the image, and the most probable classes", "the middle slice" if cut else ""]
     return png, "; ".join(filter(None, words)), False
+
+
+def _dice(truth: Labels, mask: Labels, classes: Sequence[str]) -> str:
+    values, _ = overlaps(truth, mask, len(classes))
+    each = zip(classes[1:], values.tolist(), strict=True)
+    return ", ".join(f"{name} {value:.3f}" for name, value in each)
 
 
 def _reference(judge: Judge, member: Member) -> npt.NDArray[np.int16] | None:
