@@ -207,7 +207,9 @@ def anomaly(view: View, error: Array, mask: Labels | None) -> bytes:
     top = max(float(np.percentile(error, 99.5)), 1e-12)
     shown = axes[1].imshow(view.turn(error), cmap="inferno", vmin=0, vmax=top,
                            origin=_origin(view), aspect=view.aspect)  # fmt: skip
-    bar = figure.colorbar(shown, ax=axes[1], fraction=0.046, pad=0.03)
+    bar = figure.colorbar(
+        shown, ax=axes[1], fraction=0.046, pad=0.03, anchor=(0.0, 0.0), panchor="S"
+    )
     bar.ax.tick_params(colors=SOFT, labelsize=8)
     handles: list[Line2D | Patch] = []
     if mask is not None and (mask > 0).any():
@@ -237,7 +239,7 @@ def classification(view: View, names: tuple[str, ...], label: int, shares: Array
         bars.text(
             0.0, row - 0.42, f"{names[k]}  {shares[k]:.2f}", color=INK, fontsize=9, va="bottom"
         )
-    bars.set(xlim=(0, 1), ylim=(max(len(top), 3) - 0.4, -0.9), yticks=[])
+    bars.set(xlim=(0, 1), ylim=(len(top) - 0.4, -0.9), yticks=[])
     bars.tick_params(colors=SOFT, labelsize=8)
     handles: list[Line2D | Patch] = [Patch(color=TRUTH, label="truth")]
     if label < 0:
@@ -262,6 +264,7 @@ def _figure(view: View, titles: list[str]) -> tuple[Figure, list[Axes]]:
     for axis, title in zip(axes, titles, strict=True):
         axis.set_title(title, color=INK, fontsize=10)
         axis.set_facecolor(PAPER)
+        axis.set_anchor("S")  # what is left over comes together above, where it is cut off
         axis.spines[:].set_color("#4a5560")
     return figure, axes
 
@@ -301,5 +304,6 @@ def _png(figure: Figure, handles: list[Line2D | Patch]) -> bytes:
         for text in legend.get_texts():
             text.set_color(INK)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": ""}, facecolor=PAPER)
+    figure.savefig(buffer, format="png", metadata={"Software": ""}, facecolor=PAPER,
+                   bbox_inches="tight", pad_inches=0.06)  # fmt: skip
     return buffer.getvalue()
