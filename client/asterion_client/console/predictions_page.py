@@ -25,7 +25,7 @@ from asterion_shared.console.rendering import clock, short
 from asterion_shared.reports.metric_words import number
 
 CASES_A_PAGE = 100
-SHOWN_FIRST = 3
+SHOWN_FIRST = 4
 """Pictures on the page of a folder, of the cases to look at first."""
 
 KINDS = {"picture": "picture", "explanation": "where it looked"}
