@@ -281,6 +281,26 @@ def test_scores_and_sides_of_a_case(anna: Browser, clinic: Clinic, tmp_path: Pat
     assert "No picture was drawn" in case
 
 
+@pytest.mark.parametrize("flagged", ["yes", "no"])
+def test_where_a_classifier_looked(
+    anna: Browser, clinic: Clinic, tmp_path: Path, flagged: str
+) -> None:
+    shows(clinic, tmp_path / "predictions")
+    rows = "1,a.nii,ill,0.5,,single,near\n2,b.nii,well,0.4,,single,far\n"
+    folder = store(tmp_path / "predictions", "one", HEAD + rows)
+    (folder / "explanations").mkdir()
+    (folder / "explanations/a.png").write_bytes(PNG + b"map")
+    (folder / "explanations.csv").write_text(
+        f"file,class,correlation_with_random_weights,flagged,picture\na.nii,ill,0.1,{flagged},explanations/a.png\n"
+    )
+    page = anna.get("/predictions/one/case/1")
+    assert "Seen here: where the classifier looked for ill." in text_of(page)
+    assert ("it shows nothing learnt" in page) == (flagged == "yes")
+    answer = anna.client.get("/predictions/one/case/1/explanation.png")
+    assert (answer.status_code, answer.content) == (200, PNG + b"map")
+    assert anna.client.get("/predictions/one/case/2/explanation.png").status_code == 404
+
+
 def test_sizes_of_a_case_can_be_read(anna: Browser, clinic: Clinic, tmp_path: Path) -> None:
     shows(clinic, tmp_path / "predictions")
     folder = store(tmp_path / "predictions", "one", f"{HEAD}1,a.nii,,0.5,,single,near\n")
