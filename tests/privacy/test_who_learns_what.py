@@ -319,7 +319,7 @@ def test_what_a_result_holds(runs: dict[str, Played], mode: str) -> None:
     }  # fmt: skip
     assert set(RoundResult.model_fields) == {
         "round", "asked", "outcomes", "pooled", "sites", "seconds", "bytes_down", "bytes_up",
-        "update_norm", "clip_norm", "deadline_seconds", "released",
+        "update_norm", "clip_norm", "deadline_seconds", "released", "calibration", "decisions",
     }  # fmt: skip
     assert set(SiteOutcome.model_fields) == {
         "outcome", "code", "stage", "num_examples", "num_test", "num_bad_files", "num_steps",
