@@ -135,8 +135,10 @@ def line_chart(
         share = min(max((y - ticks_y[0]) / span_y, 0.0), 1.0)
         return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
 
-    parts = [_axes(ticks_y, _round_ticks(first, last), at_x, at_y, x_label)]
-    parts.append(_between(band, "band", at_x, at_y))
+    parts = [
+        _axes(ticks_y, _round_ticks(first, last), at_x, at_y, x_label),
+        _between(band, "band", at_x, at_y),
+    ]
     if baseline is not None:
         y = at_y(baseline)
         parts.append(f'<line class="baseline" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y}" y2="{y}"/>')
