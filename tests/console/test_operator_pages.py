@@ -71,10 +71,10 @@ def test_a_run_that_lost_its_quorum_says_why(anna: Browser) -> None:
     name = "a-run-with-a-name-as-long-as-a-name-may-be-and-not-shorter-2026"
     text = Reader(anna.get(f"/runs/{name}")).text
     assert "bring the sites back and start the same run again" in text
-    assert "Nothing is measured" not in text
+    assert "Nothing was measured" not in text
     text = Reader(anna.get("/runs/disk-gone")).text
     assert "never measured" in text
-    assert "Nothing is measured yet" in text
+    assert "Nothing was measured: no round was finished." in text
     assert "the run has failed; see its log" in text
 
 

@@ -216,6 +216,9 @@ def _facts(look: RunLook) -> list[tuple[str, str]]:
         ("signed by", look.signed_by or "nobody"),
         ("launched", clock(look.launched)),
         ("ended", clock(result.finished) if not look.goes_on else "it goes on"),
-        ("final model", f"SHA-256 {model.sha256}" if model else "none yet"),
+        (
+            "final model",
+            f"SHA-256 {model.sha256}" if model else "none yet" if look.goes_on else "none",
+        ),
         ("versions", ", ".join(f"{n} {v}" for n, v in sorted(result.versions.items())) or "-"),
     ]
