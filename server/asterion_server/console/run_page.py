@@ -210,15 +210,12 @@ def _held_rows(folder: RunFolder) -> list[tuple[str, ...]]:
 
 def _facts(look: RunLook) -> list[tuple[str, str]]:
     result = look.result
-    model = result.final_model
+    model, none = result.final_model, "none yet" if look.goes_on else "none"
     return [
         ("plan", f"{look.plan.name}, SHA-256 {short(look.plan.sha256)}"),
         ("signed by", look.signed_by or "nobody"),
         ("launched", clock(look.launched)),
         ("ended", clock(result.finished) if not look.goes_on else "it goes on"),
-        (
-            "final model",
-            f"SHA-256 {model.sha256}" if model else "none yet" if look.goes_on else "none",
-        ),
+        ("final model", f"SHA-256 {model.sha256}" if model else none),
         ("versions", ", ".join(f"{n} {v}" for n, v in sorted(result.versions.items())) or "-"),
     ]
