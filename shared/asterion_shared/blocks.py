@@ -7,7 +7,7 @@ what has been worked through is let go again, and the file still has it.
 
 import math
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ BLOCK = 2**15
 """Numbers in a block: few enough that it stays in a core's cache in float64. A multiple of what
 :func:`asterion_shared.privacy.gaussian_noise.add_gaussian` draws at once, so that noise added by
 blocks is the noise added in one go."""
+
+HASHED = 2**22
+"""Numbers in a block that is hashed: each costs a call, and little besides."""
 
 NEAR_BYTES = 2**20
 """The system also maps pages near the one that is read, before it too. So much before a block is
@@ -42,6 +45,18 @@ def through(size: int, *arrays: Array, block: int = BLOCK) -> Iterator[slice]:
         yield part
         for array in mapped:
             let_go(array, part)
+
+
+def hash_through(update: Callable[[memoryview], None], array: Array) -> None:
+    """Take the bytes of an array into a hash, block by block.
+
+    Args:
+        update: of a hash of :mod:`hashlib`.
+        array: contiguous, any shape; whether it is mapped does not matter.
+    """
+    numbers = array.reshape(-1)
+    for part in through(numbers.size, numbers, block=HASHED):
+        update(numbers[part].data)
 
 
 def let_go(array: Array, part: slice) -> None:

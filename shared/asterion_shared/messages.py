@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from asterion_shared.audit_records import Head
+from asterion_shared.blocks import hash_through
 from asterion_shared.metrics import Statistic
 from asterion_shared.parameters import Vector
 from asterion_shared.plan import Plan
@@ -163,7 +164,7 @@ def order_sha256(order: Order, site: str = "") -> str:
         digest.update(repr((step.id, step.of, step.step, step.sites, step.size)).encode())
         digest.update(step.content.get(site, b""))
     if order.weights is not None:
-        digest.update(np.ascontiguousarray(order.weights, "<f4").data)
+        hash_through(digest.update, np.ascontiguousarray(order.weights, "<f4"))
     order.hashes[site] = digest.hexdigest()
     return order.hashes[site]
 

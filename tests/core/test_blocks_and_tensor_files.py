@@ -1,11 +1,13 @@
 """Long vectors by blocks and tensor files, against the safetensors package and numpy."""
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import safetensors.numpy
+from flwr.app import RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,8 +22,12 @@ from asterion_shared.blocks import (
     through,
 )
 from asterion_shared.errors import FileProblemError, PlanMismatchError
+from asterion_shared.link.records import content_sha256
+from asterion_shared.messages import Order, order_sha256
+from asterion_shared.plan import ModelSettings, Plan
 from asterion_shared.privacy import gaussian_noise
 from asterion_shared.tensor_files import map_tensors, write_tensors
+from asterion_shared.vector_records import vector_record
 
 TYPES = [np.float32, np.float64, np.uint8, np.int64, np.int32, np.bool_, np.float16]
 names = st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=6)
@@ -133,6 +139,22 @@ def test_pages_that_were_read_are_let_go_and_can_be_read_again(tmp_path: Path) -
     (tmp_path / "a").unlink()
     let_go(mapped, slice(0, numbers.size))
     assert np.array_equal(mapped, numbers)
+
+
+def test_what_is_hashed_does_not_stay_in_memory(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(3).standard_normal(2**24, np.float32)
+    numbers.tofile(tmp_path / "a")
+    mapped = map_numbers(tmp_path / "a", numbers.size)
+    plan = Plan(name="p", task="segmentation", model=ModelSettings(name="unet"))
+    order = Order(run="r", plan=plan, round=1, phase="train", weights=mapped)
+    update = RecordDict({"update": vector_record(mapped, copied=False)})
+    before = _resident_bytes()
+    asked = order_sha256(order)
+    assert _resident_bytes() - before < 0.5 * numbers.nbytes
+    told = content_sha256(update)
+    assert _resident_bytes() - before < 0.5 * numbers.nbytes
+    assert asked == order_sha256(replace(order, weights=numbers))
+    assert told == content_sha256(RecordDict({"update": vector_record(numbers)}))
 
 
 def test_only_maps_that_cannot_change_are_let_go(tmp_path: Path) -> None:

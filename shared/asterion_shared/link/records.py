@@ -8,10 +8,12 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import numpy as np
 from flwr.app import ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 from google.protobuf.message import DecodeError
 
 from asterion_shared.audit_records import Head
+from asterion_shared.blocks import hash_through
 from asterion_shared.link import link_pb2 as wire
 from asterion_shared.link.parcels import Parcel, Part
 from asterion_shared.vector_records import BufferArray
@@ -152,7 +154,10 @@ def content_sha256(content: RecordDict) -> str:
     digest = hashlib.sha256(b"asterion answer\n")
     digest.update(hashlib.sha256(_described(steady)).digest())
     for data in arrays:
-        digest.update(hashlib.sha256(data).digest())
+        # Of a mapped update no more than a block comes into memory.
+        one = hashlib.sha256()
+        hash_through(one.update, np.frombuffer(data, np.uint8))
+        digest.update(one.digest())
     return digest.hexdigest()
 
 
