@@ -74,8 +74,11 @@ def interval(metrics: Metrics, name: str, *, digits: int = 3, between: str = " t
 
 def band(measured: Iterable[tuple[int, Metrics]], name: str) -> list[Between]:
     """(round, low, high) of a metric's 95 % interval; None where it is not known."""
-    known = ((round_, bounds_95(metrics, name)) for round_, metrics in measured)
-    return [(float(round_), *(ends or (None, None))) for round_, ends in known]
+    found: list[Between] = []
+    for round_, metrics in measured:
+        low, high = bounds_95(metrics, name) or (None, None)
+        found.append((float(round_), low, high))
+    return found
 
 
 def lowest_site(sites: Mapping[str, Metrics], metric: str) -> tuple[str, float] | None:
