@@ -173,7 +173,7 @@ def _sheet(plan: Plan, rows: Sequence[_Row], title: str, heading: str) -> bytes:
             left = TEXT_PIXELS + column * (wide + GAP_PIXELS)
             page.show(left, top, view, _outlines(plan, mask))
             page.write(left, top + _size(view)[0] + 1, _words(plan, case), drawing.SOFT)
-    return drawing._png(page.figure, [])
+    return drawing._png(page.figure, [], cut=False)
 
 
 def _outlines(plan: Plan, mask: drawing.Labels | None) -> list[drawing.Flags]:

@@ -297,7 +297,7 @@ def _paint(axis: Axes, view: View, flags: Flags, colour: str) -> None:
     axis.imshow(rgba, origin=_origin(view), aspect=view.aspect, interpolation="nearest")
 
 
-def _png(figure: Figure, handles: list[Line2D | Patch]) -> bytes:
+def _png(figure: Figure, handles: list[Line2D | Patch], *, cut: bool = True) -> bytes:
     if handles:
         legend = figure.legend(handles=handles, loc="outside lower center", ncols=len(handles),
                                fontsize=9, frameon=False, handlelength=1.4)  # fmt: skip
@@ -305,5 +305,5 @@ def _png(figure: Figure, handles: list[Line2D | Patch]) -> bytes:
             text.set_color(INK)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata={"Software": ""}, facecolor=PAPER,
-                   bbox_inches="tight", pad_inches=0.06)  # fmt: skip
+                   bbox_inches="tight" if cut else None, pad_inches=0.06)  # fmt: skip
     return buffer.getvalue()
